@@ -1,0 +1,23 @@
+"""Equivariant convolutions made of partial differential operators (Shen et al., ICML 2020).
+
+>>> from pdoe import GroupConv, LiftingConv, PointGroup
+>>> p8 = PointGroup(8)
+>>> lift, conv = LiftingConv(p8, 1, 7), GroupConv(p8, 7, 7)
+"""
+
+from .banks import filter_bank
+from .equivariance import EquivarianceReport, equivariance_error, equivariance_report
+from .groups import PointGroup
+from .layers import GroupConv, GroupPool, LiftingConv
+
+__version__ = "0.1.0"
+__all__ = [
+    "EquivarianceReport",
+    "GroupConv",
+    "GroupPool",
+    "LiftingConv",
+    "PointGroup",
+    "equivariance_error",
+    "equivariance_report",
+    "filter_bank",
+]

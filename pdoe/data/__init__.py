@@ -1,0 +1,35 @@
+"""Data sets as tensors of known provenance, and the batches made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from .batches import epoch_batches, random_rotation, to_input
+from .dataset import DataError, DataSet
+from .mnist_rot import load_mnist_rot
+
+DATASETS: dict[str, Callable[..., DataSet]] = {"mnist_rot": load_mnist_rot}
+
+
+def load_data(name: str, root: str | os.PathLike | None = None, source: str = "auto") -> DataSet:
+    """The data set `name` (a key of `DATASETS`), found, downloaded or made, on the CPU.
+
+    `root` is the folder with data (default: `$PDOE_DATA`, else `data/` in the current directory),
+    `source` where to take them from (see the loader). Raises `ValueError` for an unknown name or
+    source, `DataError` for missing or damaged data.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: expected one of {sorted(DATASETS)}")
+    return DATASETS[name](root, source)
+
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataSet",
+    "epoch_batches",
+    "load_data",
+    "random_rotation",
+    "to_input",
+]

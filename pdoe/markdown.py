@@ -1,0 +1,170 @@
+"""Tables as Markdown: the whole of table.md and the short table of a README.
+
+The text depends on the runs alone, so the committed runs.csv renders to the committed table.md byte
+for byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from .runs import TableError
+from .tables import EMBEDDED_TEST_IMAGES, Line, Summary
+
+NONE = "–"
+SMOKE = """\
+> **smoke scale: not a reproduction.** Shortened runs that show that everything works, and measure
+> nothing.
+"""
+RESULTS = (
+    "row", "method", "group", "parameters, paper / ours", "paper, %", "ours, %",
+    "95 % over seeds", "sampling", "difference ± h", "verdict", "best epoch, %",
+)  # fmt: skip
+RUNS = (
+    "row", "data", "runs", "seeds", "epochs", "precision", "device", "seconds per run",
+    "equivariance error, trunk / logits", "commit",
+)  # fmt: skip
+README = (
+    "method", "group", "parameters, paper / ours", "paper, %", "ours, %", "verdict", "data",
+)  # fmt: skip
+RULE = """\
+**Verdict.** Counted are finished runs at full scale, without overrides, on `original` or
+`regenerated` data; the latter is named, since it is the published distribution but not the
+published draw. With m the mean over n seeds of the test error after the last epoch and p the
+published error,
+
+- `reproduced`: |m - p| <= h, `better`: m < p - h, `worse`: m > p + h, with h = sqrt(a² + b²);
+- a is the half width of the 95 % Student t-interval of m over the seeds, 0 at n = 1;
+- b = 1.96 sqrt(m (100 - m) / N + p (100 - p) / N) is the 95 % sampling error of both figures on
+  N test images, taken as independent. How p varies over seeds is unknown and left out.
+- n = 1: no seed spread, verdict provisional. n = 2: the interval is too wide to contradict much,
+  verdict provisional too. The wider h, the less `reproduced` says.
+- `not comparable`: other data, overrides or smoke scale. `not run`: no finished run.
+"""
+NOTES = """\
+- Ours: mean ± standard deviation over seeds (n; min to max) of the error after the **last** epoch.
+- Sampling: 95 % half width, 1.96 sqrt(m (100 - m) / N), of our error on N test images. It does not
+  shrink with seeds: all are tested on the same images. Embedded data has N = {embedded:,}, but only
+  1,000 digits, so its true half width is larger.
+- Best epoch: the authors' protocol, the best epoch **selected on the test set**. Not compared.
+"""
+DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
+MIXED = "- `†`: runs of more than one configuration or data checksum are averaged in this line.\n"
+MEASURED = """\
+- Seconds per run: mean over the finished runs, on the device named. Equivariance error: the
+  largest over them. Runs that did not finish stay listed and are averaged into nothing.
+"""
+
+
+def plain(text: object) -> str:
+    """Text from a record as it may stand in a Markdown cell, code or not."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose source lines up, too: it is read in terminals and in diffs."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |\n"
+        for row in cells
+    )
+
+
+def parameters(line: Line) -> str:
+    counts = {run["parameters"] for run in line.finished} - {None}
+    published = NONE if line.paper.parameters is None else f"{line.paper.parameters:,}"
+    return f"{published} / {', '.join(f'{n:,}' for n in sorted(counts)) or NONE}"
+
+
+def result_cells(line: Line) -> list[str]:
+    """One line of the main table."""
+    name = f"↳ `{plain(line.overrides)}`" if line.overrides else f"`{line.paper.row}`"
+    method = [name, line.paper.method, "" if line.overrides else line.paper.group]
+    cells = [*method, parameters(line), line.paper.error]
+    if not (ours := line.ours):
+        return [*cells, NONE, NONE, NONE, NONE, plain(line.verdict), NONE]
+    away, half = ours.mean - float(line.paper.error), ours.half_width
+    best = [run["test_error_best"] for run in line.finished if run["test_error_best"] is not None]
+    return [
+        *cells,
+        f"{ours}{line.marks}",
+        NONE if half is None else f"{ours.mean - half:.3f} to {ours.mean + half:.3f}",
+        f"± {line.sampling:.3f}" if line.scale == "full" else NONE,
+        f"{away:+.3f} ± {line.tolerance:.3f}" if line.comparable else NONE,
+        plain(line.verdict),
+        str(Summary.of(best)) if best else NONE,
+    ]
+
+
+def measured_cells(line: Line) -> list[str]:
+    """What produced a line: one line of the second table."""
+
+    def together(name: str) -> str:
+        return ", ".join(sorted({plain(run[name]) for run in line.runs if run[name]})) or NONE
+
+    def most(name: str) -> str:
+        return f"{max(values):.1e}" if (values := column(name)) else NONE
+
+    def column(name: str) -> list[float]:
+        return [run[name] for run in line.finished if run[name] is not None]
+
+    statuses = Counter(run["status"] for run in line.runs)
+    commits = {
+        f"`{plain(commit[:10])}`" + ("\\*" if run["dirty"] else "")
+        for run in line.runs
+        for commit in (run["commit"] or "unknown").replace("+", ",").split(",")
+    }
+    name = f"`{line.paper.row}`" + (f" `{plain(line.overrides)}`" if line.overrides else "")
+    return [
+        name,
+        plain(line.provenance),
+        ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())),
+        ", ".join(map(str, sorted({run["seed"] for run in line.runs}))),
+        ", ".join(map(str, sorted(set(column("epochs"))))) or NONE,
+        together("precision"),
+        together("device"),
+        f"{fmean(seconds):,.0f}" if (seconds := column("seconds")) else NONE,
+        f"{most('equivariance_error.trunk')} / {most('equivariance_error.logits')}",
+        ", ".join(sorted(commits)),
+    ]
+
+
+def render(name: str, lines: Sequence[Line], scale: str) -> str:
+    """The whole of table.md."""
+    parts = [f"# {name}: the published table and ours\n"]
+    if scale != "full":
+        parts.append(SMOKE)
+    parts.append(grid(RESULTS, map(result_cells, lines)))
+    dirty = any(run["dirty"] for line in lines for run in line.runs)
+    mixed = any("†" in line.marks for line in lines)
+    notes = NOTES.format(embedded=EMBEDDED_TEST_IMAGES)
+    parts.append(notes + DIRTY * dirty + MIXED * mixed)
+    parts.append(RULE)
+    if measured := [line for line in lines if line.runs]:
+        parts.append("## How these were measured\n")
+        parts.append(grid(RUNS, map(measured_cells, measured)))
+        parts.append(MEASURED)
+    return "\n".join(parts)
+
+
+def readme_table(lines: Sequence[Line]) -> str:
+    """The compact table for the README: published rows and our runs of them as they stand."""
+    rows = []
+    for line in lines:
+        if not line.overrides:
+            _, method, group, count, error, ours, *_, verdict, _ = result_cells(line)
+            rows.append([method, group, count, error, ours, verdict, line.provenance or NONE])
+    return grid(README, rows)
+
+
+def insert(text: str, name: str, table: str) -> str:
+    """``text`` with the table between ``<!-- table:name -->`` and the next ``<!-- /table -->``."""
+    begin, end = f"<!-- table:{name} -->", "<!-- /table -->"
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest or begin in rest or "<!-- table:" in rest.partition(end)[0]:
+        raise TableError(f"expected one {begin} followed by {end}")
+    return f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}"

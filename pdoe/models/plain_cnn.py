@@ -1,0 +1,131 @@
+"""The plain networks of the MNIST-rot table: a chain of convolutions and a small head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..groups import PointGroup
+from ..layers import GroupConv, GroupPool, LiftingConv
+
+
+class PlainCNN(nn.Module):
+    r"""A lifting convolution, group convolutions and a head, [B, C, H, W] -> logits [B, classes].
+
+    Each layer is convolution, batch norm, ReLU; some are followed by 2x2 max pooling, some by
+    dropout. With its default layout and 28x28 images the maps are 26, 24, pool 12, 10, 8, 6, 4
+    wide, whatever the kernels' support (Cohen & Welling 2016; Shen et al. 2020 and its code):
+
+    - Z2CNN: p1, 20 channels, ``pixels``; P4CNN: p4, 10 channels, ``pixels``, head ``group``;
+    - PDO-eConv: p8, 7 channels, ``operators``, offset pi/8, head ``dense``.
+
+    The trunk commutes exactly with the elements that map the pixel grid to itself as long as the
+    maps that are pooled have even sizes; heads ``group`` and ``pooled`` make the logits invariant
+    under them, head ``dense`` does not.
+
+    Args:
+        group: the point group.
+        widths: channels of each layer, per orientation.
+        bank, offset, bias: of every convolution, see :class:`pdoe.LiftingConv`.
+        padding: "shrink": every layer narrows the map by 2; "same": it keeps its size.
+        pool_after: numbers of the layers (from 1) that are followed by pooling.
+        head: "dense": one convolution over all orientations that spans the map (the authors');
+            "group": a GroupConv of bank ``pixels`` that spans the map, and the maximum over G
+            (Cohen & Welling); "pooled": the maximum over G, the mean over space, a hidden layer of
+            ``hidden`` units with batch norm and ReLU, and a linear layer.
+        hidden: width of the hidden layer of head "pooled".
+        dropout, dropout_after: probability, elementwise, and the layers (from 1) that it follows.
+        norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
+        in_channels, classes, image_size: of the data.
+
+    >>> import torch
+    >>> net = PlainCNN(PointGroup(8), [7] * 6, offset=torch.pi / 8)
+    >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
+    (torch.Size([2, 10]), 26747)
+    """
+
+    def __init__(
+        self,
+        group: PointGroup,
+        widths: Sequence[int],
+        bank: str = "operators",
+        offset: float = 0.0,
+        bias: bool = False,
+        padding: str = "shrink",
+        pool_after: Sequence[int] = (2,),
+        head: str = "dense",
+        hidden: int | None = None,
+        dropout: float = 0.0,
+        dropout_after: Sequence[int] = (1, 3, 4, 5, 6),
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        in_channels: int = 1,
+        classes: int = 10,
+        image_size: int = 28,
+    ):
+        super().__init__()
+        if padding not in ("shrink", "same"):
+            raise ValueError(f"padding is 'shrink' or 'same', not {padding!r}")
+        if head not in ("dense", "group", "pooled"):
+            raise ValueError(f"head is 'dense', 'group' or 'pooled', not {head!r}")
+        if (hidden is not None) != (head == "pooled"):
+            raise ValueError(f"a width of the hidden layer goes with head 'pooled', not {head!r}")
+        if not widths:
+            raise ValueError("widths names the channels of each layer; it is empty")
+        self.group = group
+        layers: list[nn.Module] = []
+        size, channels = image_size, in_channels
+        for number, width in enumerate(widths, start=1):
+            conv = (LiftingConv if number == 1 else GroupConv)(
+                group, channels, width, bank, offset=offset, bias=bias
+            )
+            if padding == "shrink":
+                conv.padding -= 1
+                size -= 2
+            layers += [conv, nn.BatchNorm3d(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
+            if number in pool_after:
+                layers.append(nn.MaxPool3d((1, 2, 2)))
+                size //= 2
+            if dropout and number in dropout_after:
+                layers.append(nn.Dropout(dropout))
+            channels = width
+            if size < 1:
+                raise ValueError(
+                    f"an image of {image_size}x{image_size} is used up after layer {number} "
+                    f"of {len(widths)}"
+                )
+        self.trunk = nn.Sequential(*layers)
+        if head == "dense":
+            self.head = nn.Sequential(
+                nn.Flatten(1, 2),
+                _conv_to_point(channels * len(group), classes, size, bias),
+                nn.Flatten(),
+            )
+        elif head == "group":
+            self.head = nn.Sequential(
+                GroupConv(group, channels, classes, "pixels", size=size, padding=0, bias=bias),
+                GroupPool("max"),
+                nn.Flatten(),
+            )
+        else:
+            self.head = nn.Sequential(
+                GroupPool("max"),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(channels, hidden),
+                nn.BatchNorm1d(hidden, norm_eps, norm_momentum),
+                nn.ReLU(inplace=True),
+                nn.Linear(hidden, classes),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+def _conv_to_point(in_channels: int, classes: int, size: int, bias: bool) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, classes, size, bias=bias)
+    nn.init.xavier_uniform_(conv.weight)  # as the authors' code
+    if bias:
+        nn.init.zeros_(conv.bias)
+    return conv

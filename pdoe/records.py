@@ -1,0 +1,136 @@
+"""What a run leaves behind: config.yaml, metrics.jsonl, result.json and a checkpoint folder.
+
+Run folders carry no time stamps, so that running a command again finds the run it started:
+``<outputs>/<experiment>/<overrides if any>/seed=<seed>``, below ``<outputs>/<scale>`` for every
+scale but "full". Files are written beside and renamed: a killed run leaves whole ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+STATUSES = ("finished", "interrupted", "failed", "diverged")
+
+
+class RecordError(Exception):
+    """A run folder that cannot be used as it is; the message says why and what to do."""
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_id(config_hash: str, seed: int, data_sha256: str) -> str:
+    """The name of a run: the same configuration, seed and data always have the same one."""
+    return digest([config_hash, seed, data_sha256])
+
+
+def run_folder(
+    outputs: str | Path, experiment: str, overrides: Sequence[str], seed: int, scale: str = "full"
+) -> Path:
+    """Where a run lives; characters that no folder name should have become ``_``."""
+    root = Path(outputs) if scale == "full" else Path(outputs) / scale
+    name = re.sub(r"[^\w.,=+-]", "_", ",".join(overrides))
+    if len(name) > 180:
+        name = f"{name[:160]}-{digest(list(overrides))}"
+    return root / experiment / name / f"seed={seed}"
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def repository_state(folder: str | Path) -> tuple[str, bool]:
+    """Commit of the code in ``folder`` and whether it differs from it.
+
+    Changes below ``results/`` do not count: they are what runs produce. Without git the commit is
+    "unknown" and the state counts as different.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(
+            git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside and rename it, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint"
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The record, or None before there is one.
+
+        Raises:
+            RecordError: if the file is damaged.
+        """
+        path = self.path / "result.json"
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"{path} cannot be read ({error}); delete the folder, or give restart=true"
+            ) from None
+        if not isinstance(result, dict):
+            raise RecordError(f"{path} is no record; delete the folder, or give restart=true")
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def write_config(self, text: str) -> None:
+        write_whole(self.path / "config.yaml", text)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, one per epoch; a last line cut short by a kill is dropped."""
+        rows = []
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_epochs(self, epochs: int) -> None:
+        """Drop the rows after that many epochs: a resumed run writes them again."""
+        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
+        write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

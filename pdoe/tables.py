@@ -1,0 +1,207 @@
+"""Runs beside a published table: statistics over seeds and a verdict for every line.
+
+Errors and everything derived from them are in per cent. How a table looks: :mod:`pdoe.markdown`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+
+from .runs import Run, TableError
+
+PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
+EMBEDDED_TEST_IMAGES = 10_000
+FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
+PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
+
+
+# ---- Statistics ---------------------------------------------------------------------------------
+
+
+def t_quantile(degrees: int, coverage: float = 0.95) -> float:
+    """The t with P(-t < T < t) = coverage, T of Student's law with that many degrees of freedom.
+
+    Bisection of the finite series for an integer number of degrees (Abramowitz and Stegun, 26.7.3
+    and 26.7.4) in the angle arctan(t / sqrt(degrees)); exact to rounding.
+    """
+    if degrees < 1 or not 0 < coverage < 1:
+        raise ValueError(f"expected degrees >= 1 and 0 < coverage < 1: {degrees}, {coverage}")
+
+    def covered(angle: float) -> float:
+        odd = degrees % 2
+        term = math.cos(angle) if odd else 1.0
+        total = term if degrees > 1 else 0.0
+        for k in range(2 + odd, degrees - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
+            total += term
+        total *= math.sin(angle)
+        return (angle + total) * 2 / math.pi if odd else total
+
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if covered(middle) < coverage else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def sampling_variance(error: float, images: int) -> float:
+    """Variance of an error measured on that many images, drawn independently (binomial)."""
+    return error * (100 - error) / images
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of one or more seeds; ``std`` and ``half_width`` (95 %, t) need two."""
+
+    n: int
+    mean: float
+    std: float | None
+    half_width: float | None
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Summary:
+        n, std = len(figures), stdev(figures) if len(figures) > 1 else None
+        half_width = None if std is None else t_quantile(n - 1) * std / math.sqrt(n)
+        return cls(n, fmean(figures), std, half_width, min(figures), max(figures))
+
+    def __str__(self) -> str:
+        if self.std is None:
+            return f"{self.mean:.3f} (n = 1)"
+        span = f"{self.low:.3f} to {self.high:.3f}"
+        return f"{self.mean:.3f} ± {self.std:.3f} (n = {self.n}; {span})"
+
+
+# ---- Lines of a table ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """One line of paper.csv; ``error`` keeps the digits that were printed."""
+
+    row: str
+    method: str
+    group: str
+    error: str
+    parameters: int | None
+    test_images: int
+
+
+def read_paper(path: Path) -> list[Published]:
+    """The published table in its order; TableError names a line that cannot be used."""
+    lines = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    rows: dict[str, Published] = {}
+    for number, line in enumerate(lines, start=2):
+        row, method, group, error, parameters, images = (line.get(c) or "" for c in PAPER_COLUMNS)
+        try:
+            if not row or row in rows or not 0 <= float(error) <= 100 or int(images) < 1:
+                raise ValueError("row, error or test_images")
+            count = int(parameters) if parameters else None
+        except ValueError as problem:
+            raise TableError(f"{path}:{number}: wrong or repeated: {problem}") from None
+        rows[row] = Published(row, method, group, error, count, int(images))
+    return list(rows.values())
+
+
+@dataclass(frozen=True)
+class Line:
+    """The runs of one published row that share their overrides and the provenance of the data."""
+
+    paper: Published
+    overrides: str
+    provenance: str
+    runs: tuple[Run, ...]
+    scale: str = "full"
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def ours(self) -> Summary | None:
+        errors = [run["test_error"] for run in self.finished]
+        return Summary.of(errors) if errors else None
+
+    @property
+    def test_images(self) -> int:
+        embedded = self.provenance == "embedded"
+        return EMBEDDED_TEST_IMAGES if embedded else self.paper.test_images
+
+    @property
+    def comparable(self) -> bool:
+        return self.scale == "full" and not self.overrides and self.provenance in PUBLISHED_DATA
+
+    @property
+    def sampling(self) -> float:
+        """95 % half width of our mean as a measurement on a finite test set."""
+        return NormalDist().inv_cdf(0.975) * math.sqrt(
+            sampling_variance(self.ours.mean, self.test_images)
+        )
+
+    @property
+    def tolerance(self) -> float:
+        """h of the rule: how far our mean may be from the published error and still agree."""
+        both = sum(
+            sampling_variance(error, self.test_images)
+            for error in (self.ours.mean, float(self.paper.error))
+        )
+        return math.hypot(self.ours.half_width or 0, NormalDist().inv_cdf(0.975) * math.sqrt(both))
+
+    @property
+    def verdict(self) -> str:
+        """One of the five words of the rule, with what limits it in brackets."""
+        if not self.ours:
+            others = Counter(run["status"] for run in self.runs)
+            return noted("not run", [f"{n} {status}" for status, n in sorted(others.items())])
+        if not self.comparable:
+            data = f"{self.provenance} data" if self.provenance not in PUBLISHED_DATA else ""
+            scale = "smoke scale" if self.scale != "full" else ""
+            return noted("not comparable", [scale, "overrides" if self.overrides else "", data])
+        away = self.ours.mean - float(self.paper.error)
+        word = "reproduced" if abs(away) <= self.tolerance else "worse" if away < 0 else "better"
+        data = "regenerated data" if self.provenance == "regenerated" else ""
+        few = f"provisional: n = {self.ours.n}" if self.ours.n < FEW_SEEDS else ""
+        return noted(word, [data, few])
+
+    @property
+    def marks(self) -> str:
+        dirty = any(run["dirty"] for run in self.finished)
+        kinds = {(run["config_hash"], run["data.sha256"]) for run in self.finished}
+        return ("\\*" if dirty else "") + ("†" if len(kinds) > 1 else "")
+
+
+def noted(word: str, notes: Iterable[str]) -> str:
+    text = "; ".join(filter(None, notes))
+    return f"{word} ({text})" if text else word
+
+
+def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> list[Line]:
+    """Every published row, run or not, each followed by its runs with overrides."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.order):
+        key = (run["experiment"], run["overrides"] or "", run["data.provenance"] or "unknown")
+        groups.setdefault(key, []).append(run)
+    lines = []
+    for row in paper:
+        own = [
+            Line(row, overrides, provenance, tuple(members), scale)
+            for (name, overrides, provenance), members in groups.items()
+            if name == row.row
+        ]
+        own.sort(key=lambda line: (line.overrides, nearness(line.provenance), line.provenance))
+        if not own or own[0].overrides:
+            own.insert(0, Line(row, "", "", (), scale))
+        lines += own
+    return lines
+
+
+def nearness(provenance: str) -> int:
+    """Place of a provenance in the order from the published data to anything else."""
+    order = (*PUBLISHED_DATA, "embedded")
+    return order.index(provenance) if provenance in order else len(order)

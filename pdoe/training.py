@@ -1,0 +1,290 @@
+"""Training and evaluation: one loop, read from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from .data import DataSet
+from .data.batches import epoch_batches, random_rotation, to_input
+
+AUGMENTATIONS = {"none": lambda images, generator: images, "rotation": random_rotation}
+
+
+class Diverged(Exception):
+    """The loss is not a finite number."""
+
+
+class CheckpointMismatch(Exception):
+    """A checkpoint was made under conditions in which it cannot be continued bit for bit."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: completed epochs, errors in per cent, seconds."""
+
+    epoch: int = 0
+    test_error: float | None = None
+    test_error_best: float | None = None
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Of training alone, evaluation apart."""
+        return self.training_seconds / self.epoch if self.epoch else None
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the first GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device}: PyTorch finds no GPU here; use device=cpu or auto")
+    return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the hardware multiplies it, else fp32."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision is auto, bf16 or fp32, not {precision!r}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "fp32"
+
+
+def learning_rate_at(epoch: int, schedule: Sequence[tuple[int, float]]) -> float:
+    """A step schedule of pairs (first epoch, rate): the rate of an epoch, counted from 0."""
+    return max((first, rate) for first, rate in schedule if first <= epoch)[1]
+
+
+def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
+    """Whether the test error is taken after that many epochs (from 1).
+
+    Every ``every``-th epoch, each one in the last part ``last`` of the run, and the final one.
+    """
+    return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """L2 on the weights of convolutions and linear layers alone, none on norms and biases."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: DataSet, precision: str = "fp32", count: int | None = None
+) -> float:
+    """Test error in per cent, over the first ``count`` test images or all of them."""
+    model.eval()
+    device = data.test_images.device
+    images, labels = data.test_images[:count], data.test_labels[:count]
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    for i in range(0, len(images), 500):
+        with autocast(device, precision):
+            logits = model(to_input(images[i : i + 500], data.mean, data.std))
+        wrong += (logits.argmax(1) != labels[i : i + 500]).sum()
+    return 100 * wrong.item() / len(images)
+
+
+def fit(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: Sequence[tuple[int, float]],
+    weight_decay: float = 0.0,
+    augment: str = "none",
+    evaluate_every: int = 10,
+    evaluate_last: float = 0.25,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+    max_seconds: float | None = None,
+    log: Callable[[dict[str, Any], Progress], None] = lambda row, progress: None,
+) -> Progress:
+    """Train with Adam and a step schedule; resume from ``checkpoint`` if it holds a state.
+
+    The model and the data lie on one device. The last partial batch of an epoch is dropped. The
+    same seed on the same device, thread count and precision gives bit-identical weights, whether
+    or not the run was interrupted; the global random state must be seeded by the caller, who also
+    initialised the model from it.
+
+    Args:
+        model: images [B, C, H, W] -> logits [B, classes].
+        learning_rate: step schedule, pairs (first epoch counted from 0, rate).
+        weight_decay: L2 term of the gradient, on convolution and linear weights only.
+        augment: "none" or "rotation" (a turn of its own for every image).
+        evaluate_every, evaluate_last: see :func:`is_evaluated`.
+        train_images, test_images: use only the first so many; None for all.
+        checkpoint: folder of the resumable state, written after each epoch; None for none.
+        max_seconds: stop after the epoch that would otherwise be the last within this time.
+        log: called after each epoch with its row of metrics and the progress.
+
+    Returns:
+        The progress; ``epoch < epochs`` if the time ran out.
+
+    Raises:
+        Diverged: the mean loss of an epoch is not finite; the checkpoint of the epoch before stays.
+        CheckpointMismatch: the state was made with another precision, thread count or device.
+    """
+    device = data.train_images.device
+    images, labels = data.train_images[:train_images], data.train_labels[:train_images]
+    if len(images) < batch_size:
+        raise ValueError(f"a batch of {batch_size} is larger than the {len(images)} images")
+    optimizer = torch.optim.Adam(parameter_groups(model, weight_decay))
+    generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
+    conditions = {
+        "device": device.type,
+        "precision": precision,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+    }
+    progress = Progress()
+    if checkpoint is not None and (checkpoint / "state.pt").exists():
+        progress = _load(checkpoint / "state.pt", model, optimizer, generator, conditions)
+    turn = AUGMENTATIONS[augment]
+    started, first = time.perf_counter() - progress.seconds, progress.epoch
+
+    interactive = sys.stderr.isatty()
+    bar = tqdm(total=epochs, initial=first, unit="epoch", disable=not interactive)
+    for epoch in range(first, epochs):
+        epoch_started = time.perf_counter()
+        for part in optimizer.param_groups:
+            part["lr"] = learning_rate_at(epoch, learning_rate)
+        model.train()
+        total_loss = torch.zeros((), device=device)
+        wrong = torch.zeros((), dtype=torch.int64, device=device)
+        seen = 0
+        for batch in epoch_batches(len(images), batch_size, generator):
+            batch = batch.to(device)
+            inputs = to_input(turn(images[batch], generator), data.mean, data.std)
+            with autocast(device, precision):
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float(), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.detach() * len(batch)
+            wrong += (logits.detach().argmax(1) != labels[batch]).sum()
+            seen += len(batch)
+        train_loss = total_loss.item() / seen
+        if not math.isfinite(train_loss):
+            raise Diverged(f"the loss is {train_loss} in epoch {epoch + 1} of {epochs}")
+        progress.epoch = epoch + 1
+        progress.training_seconds += time.perf_counter() - epoch_started
+
+        test_error = None
+        if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
+            test_error = evaluate(model, data, precision, test_images)
+            best = progress.test_error_best
+            progress.test_error_best = test_error if best is None else min(best, test_error)
+        progress.test_error = test_error
+        progress.seconds = time.perf_counter() - started
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": learning_rate_at(epoch, learning_rate),
+            "train_loss": train_loss,
+            "train_error": 100 * wrong.item() / seen,
+            "test_error": test_error,
+            "seconds": round(time.perf_counter() - epoch_started, 3),
+        }
+        if checkpoint is not None:
+            _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
+        log(row, progress)
+        _report(bar, row, epoch + 1, epochs, first, interactive)
+        spent = time.perf_counter() - started
+        if max_seconds is not None and spent + row["seconds"] > max_seconds:
+            break
+    bar.close()
+    return progress
+
+
+def _report(
+    bar: tqdm, row: Mapping[str, Any], epoch: int, epochs: int, first: int, interactive: bool
+) -> None:
+    test = "" if row["test_error"] is None else f", test error {row['test_error']:.2f} %"
+    line = f"loss {row['train_loss']:.4f}, train error {row['train_error']:.2f} %{test}"
+    if interactive:
+        bar.set_postfix_str(line, refresh=False)
+        bar.update()
+    else:
+        print(f"epoch {epoch}/{epochs}: {line}, {row['seconds']:.1f} s", flush=True)
+    if epoch == first + 1 < epochs:
+        left = row["seconds"] * (epochs - epoch)
+        over = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+        tqdm.write(
+            f"about {_duration(left)} left at {row['seconds']:.1f} s per epoch, evaluation apart: "
+            f"over at {over}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _save(path, model, optimizer, generator, conditions, progress) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "order": generator.get_state(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "conditions": conditions,
+        "progress": vars(progress),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def _load(path, model, optimizer, generator, conditions) -> Progress:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise CheckpointMismatch(
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "begin anew with restart=true"
+        ) from None
+    other = {k: v for k, v in state["conditions"].items() if v != conditions[k]}
+    if other:
+        differ = ", ".join(f"{k} {v}, now {conditions[k]}" for k, v in other.items())
+        raise CheckpointMismatch(
+            f"{path} was made with {differ}: it would not go on bit for bit; run it under the "
+            "same conditions, or begin anew with restart=true"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["order"])
+    torch.set_rng_state(state["random"])
+    if torch.cuda.is_available() and state["random_cuda"]:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+    return Progress(**state["progress"])
