@@ -54,9 +54,13 @@ class Refused(Exception):
 
 
 def main() -> None:
-    # A polite kill ends a run like Ctrl-C does: the record says so and the checkpoint stays.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     _main()
+
+
+def _interrupt(*_: Any) -> None:
+    """A polite kill ends a run like Ctrl-C does: the record says so and the checkpoint stays."""
+    raise KeyboardInterrupt
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")

@@ -164,7 +164,7 @@ class Line:
             scale = "smoke scale" if self.scale != "full" else ""
             return noted("not comparable", [scale, "overrides" if self.overrides else "", data])
         away = self.ours.mean - float(self.paper.error)
-        word = "reproduced" if abs(away) <= self.tolerance else "worse" if away < 0 else "better"
+        word = "reproduced" if abs(away) <= self.tolerance else "worse" if away > 0 else "better"
         data = "regenerated data" if self.provenance == "regenerated" else ""
         few = f"provisional: n = {self.ours.n}" if self.ours.n < FEW_SEEDS else ""
         return noted(word, [data, few])
