@@ -25,15 +25,7 @@ from pdoe import PointGroup, equivariance_error
 from pdoe.data import DataError, DataSet, load_data
 from pdoe.data.batches import to_input
 from pdoe.models import MODELS
-from pdoe.records import (
-    RecordError,
-    RunFolder,
-    digest,
-    now,
-    repository_state,
-    run_folder,
-    run_id,
-)
+from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import Tracker
 from pdoe.training import (
     CheckpointMismatch,
@@ -44,18 +36,24 @@ from pdoe.training import (
     resolve_precision,
 )
 
+ROOT = Path(__file__).resolve().parent
 # What a run computes does not depend on these: they neither name a run nor enter its hash.
 BESIDE_THE_POINT = ("seed", "device", "max_time", "restart", "outputs", "tracking")
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
-class Refused(Exception):
-    """The run cannot be started as asked; the message says why and what to do."""
+_statuses: list[str] = []  # of the runs of this process: a sweep has several
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     _main()
+    if not _statuses and {"-m", "--multirun"} & set(sys.argv):
+        sys.exit("train.py: the sweep names no run (does a glob match nothing?)")
+    if set(_statuses) - {"finished", "interrupted"}:
+        sys.exit(1)
+    if "interrupted" in _statuses:
+        sys.exit(INTERRUPTED)
 
 
 def _interrupt(*_: Any) -> None:
@@ -63,72 +61,51 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="config")
 def _main(cfg: DictConfig) -> None:
+    # A run that fails or is refused does not keep the others of a sweep from running.
     try:
-        status = run(cfg)
-    except (Refused, RecordError, CheckpointMismatch, DataError) as error:
-        sys.exit(f"train.py: {error}")
-    if status == "interrupted":
+        _statuses.append(run(cfg))
+    except (RecordError, CheckpointMismatch, DataError, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        _statuses.append("refused")
+    except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    if status != "finished":
-        sys.exit(1)
 
 
 def run(cfg: DictConfig) -> str:
     """Carry out one run, or go on with it, or skip it; its status."""
-    choices = HydraConfig.get().runtime.choices
-    experiment = choices.experiment or "custom"
+    experiment = HydraConfig.get().runtime.choices.experiment or "custom"
     config = resolved(cfg, experiment)
-    overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
     recipe = config["recipe"]
+    overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
+    device, max_seconds = resolve_device(cfg.device), seconds(cfg.max_time)
     folder = RunFolder(run_folder(cfg.outputs, experiment, overrides, cfg.seed, recipe["scale"]))
-    device = resolve_device(cfg.device)
-    title = f"{experiment} {','.join(overrides)}".strip() + f", seed {cfg.seed}"
-    print(f"\n{title}: {folder.path}", flush=True)
+    row = f"{experiment} {','.join(overrides)}".strip()
+    print(f"\n{row}, seed {cfg.seed}: {folder.path}", flush=True)
 
     data = load_data(cfg.data.name, cfg.data.root, cfg.data.source).to(device)
-    config_hash = digest(config)
-    identity = {"config_hash": config_hash, "data.sha256": data.sha256}
-    if cfg.restart and folder.path.exists():
-        discard(folder)
-    before = folder.read_result()
-    if before is not None:
-        check_identity(folder, before, identity)
-        if before["status"] == "finished":
-            print(f"already finished: test error {before['test_error']:.2f} %")
-            return "finished"
-
-    torch.manual_seed(cfg.seed)
-    model = build_model(config, data).to(device)
-    commit, dirty = repository_state(Path(__file__).parent)
-    if before is not None and commit not in before["commit"].split("+"):
-        commit, dirty = f"{before['commit']}+{commit}", dirty or before["dirty"]
-    record: dict[str, Any] = {
-        "run_id": run_id(config_hash, cfg.seed, data.sha256),
-        "experiment": experiment,
-        "overrides": ",".join(overrides),
-        "seed": cfg.seed,
-        "status": "interrupted",
-        "test_error": None,
-        "test_error_best": None,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": 0,
-        "seconds": 0.0,
-        "seconds_per_epoch": None,
-        "device": device_name(device),
-        "precision": config["precision"],
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit,
-        "dirty": dirty,
-        "data": {"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
-        "config_hash": config_hash,
-        "equivariance_error": {"trunk": None, "logits": None},
-        "started": before["started"] if before else now(),
-        "ended": now(),
-        "reason": "killed or still running",
-    }
+    if cfg.restart:
+        folder.discard()
+    record = new_record(
+        experiment=experiment,
+        overrides=overrides,
+        seed=cfg.seed,
+        config_hash=digest(config),
+        data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
+        hardware={
+            "device": device_name(device),
+            "precision": config["precision"],
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        code=ROOT,
+        before=folder.read_result(),
+        folder=folder.path,
+    )
+    if record["status"] == "finished":
+        print(f"already {closing_line(record, folder)}")
+        return "finished"
     folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
     folder.write_result(record)
     tracker = Tracker(
@@ -136,27 +113,29 @@ def run(cfg: DictConfig) -> str:
         folder.path,
         project=cfg.tracking.project,
         run_id=record["run_id"],
-        name=title,
-        group=f"{experiment} {','.join(overrides)}".strip(),
+        name=f"{row}, seed {cfg.seed}",
+        group=row,
         tags=[data.name, config["group"]["name"], data.provenance, recipe["scale"]],
-        config={**config, "seed": cfg.seed, "commit": commit, "data_sha256": data.sha256},
+        config={**config, **{key: record[key] for key in ("seed", "commit", "dirty", "data")}},
     )
 
-    def log(row: dict[str, Any], progress: Progress) -> None:
-        if row["epoch"] == 1:
-            folder.keep_epochs(0)
-        folder.append_metrics(row)
+    def log(metrics: dict[str, Any], progress: Progress) -> None:
+        folder.append_metrics(metrics)
         record.update(progress_fields(progress), ended=now())
         folder.write_result(record)
-        tracker.log(row)
+        tracker.log(metrics)
 
-    print(
-        f"{recipe['epochs']} epochs on {len(data.train_images[: recipe['train_images']]):,} images "
-        f"({data.provenance}), {record['parameters']:,} parameters, {config['group']['name']}, "
-        f"{record['device']}, {config['precision']}, {record['threads']} threads",
-        flush=True,
-    )
     try:
+        torch.manual_seed(cfg.seed)
+        model = build_model(config, data).to(device)
+        record["parameters"] = sum(p.numel() for p in model.parameters())
+        count = len(data.train_images[: recipe["train_images"]])
+        print(
+            f"{recipe['epochs']} epochs on {count:,} images ({data.provenance}), "
+            f"{record['parameters']:,} parameters, {config['group']['name']}, {record['device']}, "
+            f"{record['precision']}, threads: {record['threads']}",
+            flush=True,
+        )
         progress = fit(
             model,
             data,
@@ -172,35 +151,39 @@ def run(cfg: DictConfig) -> str:
             seed=cfg.seed,
             precision=config["precision"],
             checkpoint=folder.checkpoint,
-            max_seconds=seconds(cfg.max_time),
+            max_seconds=max_seconds,
             log=log,
         )
         record.update(progress_fields(progress))
         if progress.epoch == recipe["epochs"]:
-            group = PointGroup.named(config["group"]["name"])
-            record["equivariance_error"] = measured_equivariance(model, group, data)
+            record["equivariance_error"] = measured_equivariance(model, data)
             record.update(status="finished", reason=None)
         else:
             record["reason"] = f"max_time={cfg.max_time} is used up"
     except KeyboardInterrupt:
         record["reason"] = "stopped by a signal"
-    except Diverged as error:
-        record.update(status="diverged", reason=str(error))
+        raise
     except CheckpointMismatch:
         raise
-    except BaseException as error:
+    except Diverged as error:
+        record.update(status="diverged", reason=str(error))
+    except Exception as error:
         record.update(status="failed", reason=f"{type(error).__name__}: {error}")
-        traceback.print_exc()
+        if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
+            traceback.print_exc()
     finally:
         record["ended"] = now()
         folder.write_result(record)
         tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
-    if record["status"] == "finished":
-        print(f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json")
-    else:
-        again = "; repeat the command to go on" if record["status"] == "interrupted" else ""
-        print(f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}")
+        print(closing_line(record, folder), flush=True)
     return record["status"]
+
+
+def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
+    if record["status"] == "finished":
+        return f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json"
+    again = "; repeat the command to go on" if record["status"] == "interrupted" else ""
+    return f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}"
 
 
 def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
@@ -220,31 +203,15 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     the smoke recipe, which has a folder of its own.
     """
     experiment = [o for o in task if re.match(r"\+?experiment=", o)]
-    others = sorted(o.lstrip("+") for o in task if o not in experiment)
-    kept = [o for o in others if o != "recipe=smoke"]
-    for override in list(kept):
-        rest = [o for o in others if o != override]
-        if resolved(hydra.compose("config", experiment + rest), config["experiment"]) == config:
-            kept.remove(override)
-    return kept
+    needed = sorted(o.lstrip("+") for o in task if o not in experiment)
 
+    def makes_no_difference(override: str) -> bool:
+        others = experiment + [o for o in needed if o != override]
+        return resolved(hydra.compose("config", others), config["experiment"]) == config
 
-def check_identity(folder: RunFolder, before: dict[str, Any], identity: dict[str, str]) -> None:
-    """Refuse to mix two different runs in one folder, and say what differs."""
-    had = {"config_hash": before["config_hash"], "data.sha256": before["data"]["sha256"]}
-    differ = [f"{key} {had[key]}, now {identity[key]}" for key in had if had[key] != identity[key]]
-    if differ:
-        raise Refused(
-            f"{folder.path} holds a {before['status']} run of another configuration or other data "
-            f"({'; '.join(differ)}); its config.yaml says what it was. Move the folder away, or "
-            "give restart=true to throw it away"
-        )
-
-
-def discard(folder: RunFolder) -> None:
-    for path in (*folder.checkpoint.glob("*"), folder.path / "result.json"):
-        path.unlink(missing_ok=True)
-    folder.keep_epochs(0)
+    while idle := next(filter(makes_no_difference, needed), None):
+        needed.remove(idle)
+    return [o for o in needed if o != "recipe=smoke"]
 
 
 def build_model(config: dict[str, Any], data: DataSet) -> torch.nn.Module:
@@ -263,14 +230,14 @@ def build_model(config: dict[str, Any], data: DataSet) -> torch.nn.Module:
     )
 
 
-def measured_equivariance(
-    model: torch.nn.Module, group: PointGroup, data: DataSet
-) -> dict[str, float]:
+def measured_equivariance(model: torch.nn.Module, data: DataSet) -> dict[str, float]:
     """Largest relative error over the elements that keep the grid, on 64 test images, float32."""
     model.eval()
     x = to_input(data.test_images[:64], data.mean, data.std)
     parts = {"trunk": model.trunk, "logits": model}
-    return {k: max(equivariance_error(part, group, x).values()) for k, part in parts.items()}
+    return {
+        name: max(equivariance_error(part, model.group, x).values()) for name, part in parts.items()
+    }
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:
@@ -300,7 +267,7 @@ def seconds(duration: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(duration))
     if not match:
-        raise Refused(f"max_time is HH:MM:SS, such as 00:30:00, not {duration}")
+        raise ValueError(f"max_time is HH:MM:SS, such as 00:30:00, not {duration}")
     hours, minutes, rest = map(int, match.groups())
     return 3600 * hours + 60 * minutes + rest
 

@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-STATUSES = ("finished", "interrupted", "failed", "diverged")
 
 
 class RecordError(Exception):
@@ -44,6 +43,92 @@ def run_folder(
     if len(name) > 180:
         name = f"{name[:160]}-{digest(list(overrides))}"
     return root / experiment / name / f"seed={seed}"
+
+
+def new_record(
+    *,
+    experiment: str,
+    overrides: Sequence[str],
+    seed: int,
+    config_hash: str,
+    data: Mapping[str, str],
+    hardware: Mapping[str, Any],
+    code: str | Path,
+    before: Mapping[str, Any] | None,
+    folder: str | Path,
+) -> dict[str, Any]:
+    """The record of a run that begins, or goes on from ``before``, or was finished before.
+
+    Status is "finished", "interrupted", "failed" or "diverged"; it stands on "interrupted" from the
+    start, so that a run that is killed says so. Errors are in per cent.
+
+    Args:
+        data: name, provenance and sha256.
+        hardware: device, precision, threads and torch.
+        code: a folder in the repository whose commit is recorded.
+        before: the record that an earlier run left in ``folder``.
+
+    Raises:
+        RecordError: ``before`` is the record of another configuration or of other data.
+    """
+    commit, dirty = repository_state(code)
+    record = {
+        "run_id": run_id(config_hash, seed, data["sha256"]),
+        "experiment": experiment,
+        "overrides": ",".join(overrides),
+        "seed": seed,
+        "status": "interrupted",
+        "test_error": None,
+        "test_error_best": None,
+        "parameters": None,
+        "epochs": 0,
+        "seconds": 0.0,
+        "seconds_per_epoch": None,
+        **hardware,
+        "commit": commit,
+        "dirty": dirty,
+        "data": dict(data),
+        "config_hash": config_hash,
+        "equivariance_error": {"trunk": None, "logits": None},
+        "started": now(),
+        "ended": now(),
+        "reason": "killed, or still running",
+    }
+    if before is None:
+        return record
+    missing = [key for key in record if key not in before and key != "reason"]
+    if missing:
+        raise RecordError(
+            f"{folder}/result.json lacks {', '.join(missing)}; {_WAYS_OUT.format(folder)}"
+        )
+    differ = [
+        f"{name} {had}, now {has}"
+        for name, had, has in (
+            ("config_hash", before["config_hash"], config_hash),
+            ("data.provenance", before["data"]["provenance"], data["provenance"]),
+            ("data.sha256", before["data"]["sha256"], data["sha256"]),
+        )
+        if had != has
+    ]
+    if differ:
+        raise RecordError(
+            f"{folder} holds a run ({before['status']}) of another configuration or other data: "
+            f"{'; '.join(differ)}; {_WAYS_OUT.format(folder)}"
+        )
+    if before["status"] == "finished":
+        return dict(before)
+    commits = before["commit"].split("+")
+    return {
+        **before,
+        **hardware,
+        "status": record["status"],
+        "commit": "+".join(commits if commit in commits else [*commits, commit]),
+        "dirty": dirty or before["dirty"],
+        "reason": record["reason"],
+    }
+
+
+_WAYS_OUT = "move {} away, or give restart=true to throw it away"
 
 
 def now() -> str:
@@ -103,10 +188,10 @@ class RunFolder:
             return None
         except (OSError, ValueError) as error:
             raise RecordError(
-                f"{path} cannot be read ({error}); delete the folder, or give restart=true"
+                f"{path} cannot be read ({error}); {_WAYS_OUT.format(self.path)}"
             ) from None
         if not isinstance(result, dict):
-            raise RecordError(f"{path} is no record; delete the folder, or give restart=true")
+            raise RecordError(f"{path} is no record; {_WAYS_OUT.format(self.path)}")
         return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -127,10 +212,19 @@ class RunFolder:
         return rows
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add the row of an epoch, after those of the epochs before it.
 
-    def keep_epochs(self, epochs: int) -> None:
-        """Drop the rows after that many epochs: a resumed run writes them again."""
-        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
-        write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        A resumed run repeats the epoch that it was killed in: the row of its first attempt goes.
+        """
+        rows = self.metrics()
+        kept = [other for other in rows if other["epoch"] < row["epoch"]]
+        write_whole(
+            self.path / "metrics.jsonl",
+            "".join(json.dumps(line) + "\n" for line in [*kept, row]),
+        )
+
+    def discard(self) -> None:
+        """Throw away what an earlier run left, its tracking files apart."""
+        for name in ("result.json", "metrics.jsonl", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)

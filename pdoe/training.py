@@ -215,9 +215,10 @@ def fit(
             "test_error": test_error,
             "seconds": round(time.perf_counter() - epoch_started, 3),
         }
+        # In this order: an epoch that is logged but not saved is repeated, none is ever missing.
+        log(row, progress)
         if checkpoint is not None:
             _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
-        log(row, progress)
         _report(bar, row, epoch + 1, epochs, first, interactive)
         spent = time.perf_counter() - started
         if max_seconds is not None and spent + row["seconds"] > max_seconds:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..groups import PointGroup
-from ..layers import GroupConv, GroupPool, LiftingConv
+from ..layers import Dropout, GroupConv, GroupPool, LiftingConv
 
 
 class PlainCNN(nn.Module):
@@ -88,7 +88,7 @@ class PlainCNN(nn.Module):
                 layers.append(nn.MaxPool3d((1, 2, 2)))
                 size //= 2
             if dropout and number in dropout_after:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             channels = width
             if size < 1:
                 raise ValueError(

@@ -1,0 +1,40 @@
+# `make help` lists the targets. Data: point PDOE_DATA at a folder with the real sets, if you have one.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ROWS ?= mnistrot_pdo_p8
+SEEDS ?= 0
+SCALE ?= full
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env data test lint reproduce-mnistrot compare clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/.made ## make .venv from environment.yml (once, and when that file changes)
+
+$(VENV)/.made: environment.yml pyproject.toml scripts/make_environment.py
+	$(PYTHON) scripts/make_environment.py $(VENV)
+	@touch $@
+
+data: env ## find, download or make MNIST-rot, and say what it is
+	$(RUN) scripts/prepare_data.py mnist_rot
+
+test: env ## run the tests
+	$(RUN) -m pytest
+
+lint: env ## check style
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a,b SEEDS=0,1,2 SCALE=smoke
+	$(RUN) scripts/reproduce.py mnist_rot --rows "$(ROWS)" --seeds "$(SEEDS)" --scale "$(SCALE)"
+
+compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
+	$(RUN) scripts/compare.py mnist_rot --readme README.md
+
+clean: ## remove .venv and caches (outputs/, data/ and results/ stay)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

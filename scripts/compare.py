@@ -1,0 +1,125 @@
+"""Hold our runs against a published table.
+
+    python scripts/compare.py mnist_rot
+    python scripts/compare.py mnist_rot --rows mnistrot_pdo_p8,mnistrot_z2 --readme README.md
+    python scripts/compare.py mnist_rot --scale smoke
+
+Merges every ``result.json`` below ``outputs/`` into ``results/<table>/runs.csv`` (a run replaces
+the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it.
+Without runs it renders what is committed. The table always has all published rows; ``--rows`` names
+those that must have a finished run. At smoke scale everything is read and written below
+``outputs/smoke/``.
+
+Exit status: 0, the table is written; 1, it is written, but a requested row has no finished run, or
+records were skipped and not one finished run is left; 2, refused, nothing is written. A table
+without any run is no error unless ``--rows`` asks for one: every verdict is then ``not run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # tables need no torch, which `import pdoe` would load for seconds
+    sys.modules["pdoe"] = ModuleType("pdoe")
+    sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
+
+from pdoe import markdown, runs, tables  # noqa: E402
+from pdoe.runs import TableError  # noqa: E402
+
+
+def say(line: str) -> None:
+    print(f"compare: {line}", file=sys.stderr)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", help="a folder of experiments/ with a paper.csv")
+    parser.add_argument("--rows", default="", help="rows that must have a finished run, a,b")
+    parser.add_argument("--runs", help="folder of the run folders (default: outputs)")
+    parser.add_argument("--results", help="where runs.csv is kept (default: results/<table>)")
+    parser.add_argument("--scale", choices=("full", "smoke"), default="full")
+    parser.add_argument("--readme", help="also rewrite the marked table in this file")
+    return parser.parse_args(argv)
+
+
+def places(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Where runs are read and where the table is written; TableError if scales would mix."""
+    outputs = Path(args.runs) if args.runs else ROOT / "outputs"
+    if args.runs and not outputs.is_dir():
+        raise TableError(f"{outputs} is no folder")
+    if args.scale == "smoke":
+        if args.results or args.readme:
+            raise TableError("smoke runs go to outputs/smoke only: no --results, no --readme")
+        return outputs / "smoke", outputs / "smoke" / args.table
+    if args.runs and "smoke" in outputs.parts:
+        raise TableError(f"{outputs} holds smoke runs: give its parent and --scale smoke")
+    return outputs, Path(args.results) if args.results else ROOT / "results" / args.table
+
+
+def compare(args: argparse.Namespace) -> int:
+    known = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.csv"))
+    if args.table not in known:
+        raise TableError(f"no table {args.table!r}; there are: {', '.join(known)}")
+    paper = tables.read_paper(ROOT / "experiments" / args.table / "paper.csv")
+    names = [line.row for line in paper]
+    asked = args.rows.replace(",", " ").split()
+    if unknown := [row for row in asked if row not in names]:
+        raise TableError(f"no row {', '.join(unknown)} in {args.table}; rows: {', '.join(names)}")
+    source, target = places(args)
+    readme = Path(args.readme) if args.readme else None
+    if readme:  # before anything is written: a README without the marks is refused
+        markdown.insert(readme.read_text("utf-8"), args.table, "")
+
+    committed = runs.read_csv(target / "runs.csv")
+    found, problems = runs.read_folders(source, skip=["smoke"] if args.scale == "full" else [])
+    of_table = [run for run in found if run["experiment"] in names]
+    merged = runs.merge(committed, of_table)
+    for problem in problems + list(merged.problems):
+        say(problem)
+    foreign = {run["experiment"] for run in merged.runs} - set(names)
+    if foreign:
+        say(f"kept, but no row of {args.table}: {', '.join(sorted(foreign))}")
+
+    lines = tables.table_lines(paper, merged.runs, args.scale)
+    text = markdown.render(args.table, lines, args.scale)
+    runs.write_beside(target / "runs.csv", runs.csv_text(merged))
+    runs.write_beside(target / "table.md", text)
+    if readme:
+        before = readme.read_bytes().decode()
+        table = markdown.readme_table(lines)
+        runs.write_beside(readme, markdown.insert(before, args.table, table))
+    print(text, end="")
+    say(f"{len(of_table)} runs under {source}, {len(merged.runs)} in {target / 'runs.csv'}")
+
+    if args.scale == "smoke":
+        say("smoke scale: not a reproduction")
+    have = {line.paper.row for line in lines if line.ours and not line.overrides}
+    missing = [row for row in asked if row not in have]
+    if missing:
+        say(f"no finished run at {args.scale} scale of: {', '.join(missing)}")
+    empty = not any(run.finished for run in merged.runs)
+    return 1 if missing or (empty and (problems or merged.problems)) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
+    try:
+        return compare(args)
+    except BrokenPipeError:  # `compare.py ... | head`; the files are written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (TableError, OSError, UnicodeDecodeError) as error:
+        say(f"refused: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

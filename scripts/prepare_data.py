@@ -1,0 +1,40 @@
+"""Find, download or make a data set, and print what there is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
+
+from pdoe.data import DATASETS, DataError, load_data
+from pdoe.data.files import cache_path, data_root
+from pdoe.data.mnist_rot import SOURCES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 with the data set at hand, 1 without it, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(DATASETS), help="data set")
+    parser.add_argument("--root", help="folder with data (default: $PDOE_DATA, else data/)")
+    parser.add_argument("--source", choices=SOURCES, default="auto", help="where to take it from")
+    options = parser.parse_args(arguments)
+    try:
+        data = load_data(options.name, options.root, options.source)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    cache = cache_path(data_root(options.root), data.name, data.provenance)
+    print(f"name        {data.name}")
+    print(f"provenance  {data.provenance}")
+    print(f"training    {len(data.train_images)} images {list(data.train_images.shape[1:])}")
+    print(f"test        {len(data.test_images)} images {list(data.test_images.shape[1:])}")
+    print(f"mean, std   {data.mean:.6f}, {data.std:.6f}")
+    print(f"sha256      {data.sha256}")
+    print(f"cache       {cache.resolve() if cache.exists() else 'none (nothing could be written)'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What the theorem tests share: the group's action, pixel by pixel, from the matrices alone."""
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Maps of a few pixels: threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def index_of(matrix, matrices):
+    """The one element with this matrix."""
+    near = np.flatnonzero(np.abs(matrices - matrix).max((1, 2)) < 1e-9)
+    assert len(near) == 1, f"{len(near)} elements have the matrix {matrix}"
+    return int(near[0])
+
+
+class ByMatrices:
+    """The action of a group as the definition says it, without its index tables.
+
+    Everything follows from ``group.matrices``: x points right, y up, the origin is the centre of
+    the image, and [g f](x, h) = f(g^-1 x, g^-1 h).
+    """
+
+    @staticmethod
+    def quotient(group):
+        """Index of g^-1 h: [G][G]."""
+        matrices = np.asarray(group.matrices)
+        return [[index_of(np.linalg.inv(a) @ b, matrices) for b in matrices] for a in matrices]
+
+    @staticmethod
+    def keepers(group):
+        """The elements that map the pixel grid to itself: those with an integer matrix."""
+        matrices = np.asarray(group.matrices)
+        return [g for g, a in enumerate(matrices) if np.abs(a - a.round()).max() < 1e-9]
+
+    @staticmethod
+    def moved(group, g, x):
+        """g acting on [B, F], an image [B, C, H, W] or a lifted map [B, C, G, H, W]."""
+        if x.ndim == 2:
+            return x
+        matrices = np.asarray(group.matrices)
+        if x.ndim == 5:
+            x = x[:, :, [index_of(np.linalg.inv(matrices[g]) @ b, matrices) for b in matrices]]
+        height, width = x.shape[-2:]
+        quarter = abs(matrices[g][0, 1]) > 0.5  # then the moved image lies on its side
+        rows, columns = np.indices((width, height) if quarter else (height, width))
+        points = columns - columns.max() / 2, rows.max() / 2 - rows
+        sources = np.einsum("ab,byx->ayx", np.linalg.inv(matrices[g]), np.stack(points))
+        columns, rows = sources[0] + (width - 1) / 2, (height - 1) / 2 - sources[1]
+        return x[..., rows.round().astype(int), columns.round().astype(int)]
+
+    @classmethod
+    def errors(cls, model, group, x):
+        """Largest relative error of model(g x) = g model(x) over those elements."""
+        with torch.no_grad():
+            y = model(x)
+            return max(
+                ((model(cls.moved(group, g, x)) - cls.moved(group, g, y)).norm() / y.norm()).item()
+                for g in cls.keepers(group)
+            )
+
+
+@pytest.fixture
+def by_matrices():
+    return ByMatrices

@@ -1,0 +1,84 @@
+"""The list of pins, the Makefile's targets, and what a first user does wrong."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from make_environment import pins  # noqa: E402
+from reproduce import chosen_rows, chosen_seeds, known_rows  # noqa: E402
+
+
+def test_the_pins_are_exact_and_within_the_ranges_of_the_package():
+    listed = [Requirement(pin) for pin in pins((ROOT / "environment.yml").read_text())]
+    exact = {r.name: next(iter(r.specifier)) for r in listed}
+    assert all(
+        s.operator == "==" and len(r.specifier) == 1
+        for r, s in zip(listed, exact.values(), strict=True)
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for line in project["dependencies"] + extras["test"] + extras["report"]:
+        wanted = Requirement(line)
+        assert exact[wanted.name].version in wanted.specifier, line
+
+
+def test_the_runtime_needs_the_seven_packages_and_no_more():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {Requirement(line).name for line in project["dependencies"]} == {
+        "torch",
+        "torchvision",
+        "hydra-core",
+        "omegaconf",
+        "wandb",
+        "numpy",
+        "tqdm",
+    }
+
+
+def test_the_pip_block_is_read_without_comments():
+    text = (
+        "dependencies:\n  - python=3.11\n  - pip:\n      - a==1  # why\n      # b\n\n      - c==2\n"
+    )
+    assert pins(text) == ["a==1", "c==2"]
+    assert pins(text + "variables:\n  x: 1\n") == ["a==1", "c==2"]
+    with pytest.raises(SystemExit, match="no `- pip:` block"):
+        pins("dependencies:\n  - python=3.11\n")
+
+
+def test_every_target_of_the_makefile_explains_itself():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M)[1].split()
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert [line.split()[0] for line in shown.splitlines()] == phony
+
+
+def test_rows_are_names_or_patterns_and_an_unknown_one_is_named():
+    known = known_rows("mnist_rot")
+    assert "mnistrot_pdo_p8" in known
+    assert chosen_rows("mnistrot_p4, mnistrot_z2,mnistrot_p4", known) == [
+        "mnistrot_p4",
+        "mnistrot_z2",
+    ]
+    assert set(chosen_rows("mnistrot_*", known)) == set(known)
+    for wrong in ("mnistrot_p5", "cifar_*", "glob(mnistrot_x*)"):
+        with pytest.raises(SystemExit, match=re.escape(f"unknown row '{wrong}'")):
+            chosen_rows(f"mnistrot_p4,{wrong}", known)
+    with pytest.raises(SystemExit, match="no row"):
+        chosen_rows(" ", known)
+    with pytest.raises(SystemExit, match="unknown table 'imagenet'; there are: .*mnist_rot"):
+        known_rows("imagenet")
+
+
+def test_seeds_are_numbers():
+    assert chosen_seeds("0, 1,2") == ["0", "1", "2"]
+    for wrong in ("", "a", "1.5", "-1"):
+        with pytest.raises(SystemExit, match="seeds are numbers"):
+            chosen_seeds(wrong)

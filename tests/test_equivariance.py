@@ -1,0 +1,317 @@
+"""The group's action on maps, and the two measures of how far a model commutes with it."""
+
+import copy
+from collections import OrderedDict
+from math import pi
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pdoe import (
+    GroupConv,
+    GroupPool,
+    LiftingConv,
+    PointGroup,
+    equivariance_error,
+    equivariance_report,
+)
+from pdoe.equivariance import act, grid_elements
+
+NAMES = ["p1", "p2", "p3", "p4", "p5", "p6", "p8", "p12", "p1m", "p2m", "p3m", "p4m", "p6m", "p8m"]
+every_group = pytest.mark.parametrize("name", NAMES)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def layers_of(report, *containers):
+    """The layers a report speaks of, in its order; it may speak of the whole model as well."""
+    return [name for name in report.errors if name not in ("", "output", *containers)]
+
+
+class Lopsided(nn.Module):
+    """Adds its input's left neighbour, which no turn respects."""
+
+    def forward(self, x):
+        return x + 0.5 * x.roll(1, -1)
+
+
+def layers(name, **between):
+    """Lift, norm, relu, whatever is asked for, convolve, relu, pool; float64."""
+    group = PointGroup.named(name)
+    return nn.Sequential(
+        OrderedDict(
+            lift=LiftingConv(group, 2, 3),
+            norm=nn.BatchNorm3d(3),
+            relu=nn.ReLU(),
+            **between,
+            conv=GroupConv(group, 3, 2),
+            relu_after=nn.ReLU(),
+            pool=GroupPool("max"),
+        )
+    ).double()
+
+
+def image(height=12, width=12):
+    return torch.randn(2, 2, height, width, dtype=torch.float64)
+
+
+# --- the action ----------------------------------------------------------------------------------
+
+
+@every_group
+def test_the_elements_that_keep_the_grid_are_those_with_integer_matrices(name, by_matrices):
+    group = PointGroup.named(name)
+    assert list(grid_elements(group)) == by_matrices.keepers(group)
+
+
+@every_group
+def test_the_action_moves_pixels_and_orientations_as_the_matrices_say(name, by_matrices):
+    group = PointGroup.named(name)
+    for shape in [
+        (2, 3),
+        (2, 3, 5, 5),
+        (2, 3, 4, 7),
+        (1, 2, len(group), 4, 4),
+        (1, 2, len(group), 3, 6),
+    ]:
+        x = torch.randn(shape)
+        for g in grid_elements(group):
+            assert torch.equal(act(group, g, x), by_matrices.moved(group, g, x))
+
+
+@every_group
+def test_acting_twice_is_acting_with_the_product(name):
+    group = PointGroup.named(name)
+    x, product = torch.randn(1, 2, len(group), 4, 5), np.asarray(group.product)
+    assert torch.equal(act(group, 0, x), x)
+    for g in grid_elements(group):
+        for h in grid_elements(group):
+            assert torch.equal(act(group, g, act(group, h, x)), act(group, int(product[g, h]), x))
+
+
+def test_a_quarter_turn_is_counter_clockwise_and_a_reflection_turns_top_to_bottom():
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    group = PointGroup(4, reflections=True)
+    assert act(group, 1, x)[0, 0].tolist() == [[2, 4], [1, 3]]
+    assert act(group, 4, x)[0, 0].tolist() == [[3, 4], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    "name, g", [("p8", 1), ("p6", 1), ("p3", 2), ("p8m", 9), ("p4", 4), ("p4", -1)]
+)
+def test_an_element_that_does_not_keep_the_grid_cannot_act(name, g):
+    with pytest.raises((ValueError, IndexError), match=str(g)):
+        act(PointGroup.named(name), g, torch.zeros(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7, 7), (1, 1, 7, 4, 4), (1, 1, 1, 7, 4, 4)])
+def test_what_is_no_map_of_the_group_cannot_be_acted_upon(shape):
+    with pytest.raises(ValueError, match=r"\b4\b") as failure:
+        act(PointGroup(4), 1, torch.zeros(shape))
+    assert str(list(shape)) in str(failure.value) or str(tuple(shape)) in str(failure.value)
+
+
+# --- the error -----------------------------------------------------------------------------------
+
+
+@every_group
+def test_the_error_is_told_for_every_element_that_keeps_the_grid_and_no_other(name, by_matrices):
+    group = PointGroup.named(name)
+    errors = equivariance_error(layers(name), group, image())
+    assert list(errors) == by_matrices.keepers(group)
+    assert all(type(g) is int and type(error) is float for g, error in errors.items())
+    assert errors[0] == 0
+    assert max(errors.values()) < 1e-12
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("name", ["p4", "p8", "p4m"])
+def test_the_error_is_the_distance_of_the_two_ways_round_over_the_norm(
+    name, height, width, by_matrices
+):
+    group, x = PointGroup.named(name), image(height, width)
+    for model in (
+        nn.Sequential(Lopsided(), layers(name)),
+        nn.Conv2d(2, 3, 3, dtype=torch.float64),
+        nn.Sequential(
+            layers(name), nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(32, 5)
+        ).double(),
+    ):
+        model.eval()
+        with torch.no_grad():
+            y = model(x)
+            expected = {
+                g: (
+                    (model(by_matrices.moved(group, g, x)) - by_matrices.moved(group, g, y)).norm()
+                    / y.norm()
+                ).item()
+                for g in by_matrices.keepers(group)
+            }
+        found = equivariance_error(model, group, x)
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert max(found.values()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["p3", "p5"])
+def test_a_group_that_shares_nothing_with_the_grid_has_no_error_but_the_identitys(name):
+    assert equivariance_error(Lopsided(), PointGroup.named(name), image()) == {0: 0.0}
+
+
+@pytest.mark.parametrize("measure", [equivariance_error, equivariance_report])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_measuring_leaves_the_model_and_the_image_as_they_were(measure, mode):
+    model, x = getattr(layers("p4"), mode)(), image()
+    model.conv.eval()  # a part may be in another mode than the whole
+    model(x).sum().backward()
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    gradients, x_before = [p.grad.clone() for p in model.parameters()], x.clone()
+    measure(model, PointGroup(4), x)
+    assert [m.training for m in model.modules()] == modes
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(map(torch.equal, [p.grad for p in model.parameters()], gradients))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(x, x_before) and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("measure", [equivariance_error, equivariance_report])
+def test_a_model_that_fails_is_left_as_it_was_too(measure):
+    model = layers("p4", wrong=nn.Conv2d(1, 1, 1)).train()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises((RuntimeError, ValueError)):
+        measure(model, PointGroup(4), image())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(m.training and not m._forward_hooks for m in model.modules())
+
+
+def test_the_error_in_training_mode_is_that_of_batch_statistics():
+    model, x = layers("p4").train(), image()
+    model.norm.running_mean += 1000  # an evaluation with these would give zeros after the relu
+    assert (
+        0 < model(x).abs().max()
+        and max(equivariance_error(model, PointGroup(4), x).values()) < 1e-12
+    )
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", ["p1", "p3", "p4", "p8", "p6m"])
+def test_the_report_of_a_sound_model_names_every_layer_and_breaks_at_none(name, mode):
+    model = getattr(layers(name), mode)()
+    report = equivariance_report(model, PointGroup.named(name), image())
+    assert layers_of(report) == list(model._modules)
+    assert max(report.errors.values()) < 1e-12
+    assert report.first_broken is None
+
+
+@pytest.mark.parametrize("name", ["p2", "p4", "p8m"])
+def test_the_report_names_the_first_layer_that_breaks(name):
+    model = layers(name, lopsided=Lopsided(), innocent=nn.ReLU())
+    report = equivariance_report(model, PointGroup.named(name), image())
+    assert report.first_broken == "lopsided"
+    names = list(report.errors)
+    broken = names.index("lopsided")
+    assert max(report.errors[layer] for layer in names[:broken]) < 1e-12
+    assert min(report.errors[layer] for layer in names[broken : names.index("pool") + 1]) > 1e-3
+
+
+def test_the_report_gives_the_largest_error_over_the_elements():
+    model = nn.Sequential(OrderedDict(lopsided=Lopsided()))
+    group, x = PointGroup(4, reflections=True), image()
+    errors = equivariance_error(model, group, x)
+    report = equivariance_report(model, group, x)
+    assert report.errors["lopsided"] == pytest.approx(max(errors.values()), rel=1e-12)
+    assert len({round(error, 6) for error in errors.values()}) > 2
+
+
+@pytest.mark.parametrize("size, broken", [(12, "strided"), (13, None)])
+def test_a_stride_of_two_breaks_on_even_sizes_and_the_report_says_where(size, broken):
+    group = PointGroup(8)
+    model = layers("p8", strided=GroupConv(group, 3, 3, stride=2).double())
+    assert equivariance_report(model, group, image(size, size)).first_broken == broken
+
+
+@pytest.mark.parametrize("size, broken", [(12, None), (13, "halve")])
+def test_pooling_two_by_two_breaks_on_odd_sizes_and_the_report_says_where(size, broken):
+    model = layers("p4", halve=nn.MaxPool3d((1, 2, 2)))
+    assert equivariance_report(model, PointGroup(4), image(size, size)).first_broken == broken
+
+
+def test_batch_norm_per_orientation_breaks_and_the_report_says_so():
+    class PerOrientation(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+
+    norm = PerOrientation(12)
+    nn.init.normal_(norm.weight)
+    model = layers("p4", apart=norm.double())
+    assert equivariance_report(model, PointGroup(4), image()).first_broken == "apart"
+
+
+def test_the_report_follows_execution_and_not_registration():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = GroupPool("mean")
+            self.broken = Lopsided()
+            self.middle = nn.Sequential(nn.ReLU(), nn.Tanh())
+            self.first = LiftingConv(PointGroup(4), 2, 3, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.last(self.broken(self.middle(self.first(x))))
+
+    report = equivariance_report(Backwards(), PointGroup(4), image())
+    order = layers_of(report, "middle")
+    assert order == ["first", "middle.0", "middle.1", "broken", "last"]
+    assert report.first_broken == "broken"
+
+
+def test_a_block_that_breaks_between_its_layers_is_named_and_not_the_innocent_layer_behind_it():
+    class Block(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)[..., ::2, ::2]  # as in the shortcuts of many residual nets
+
+    model = layers("p4", block=Block(nn.ReLU(), nn.Tanh()), innocent=nn.ReLU())
+    assert equivariance_report(model, PointGroup(4), image(13, 13)).first_broken is None
+    assert equivariance_report(model, PointGroup(4), image(12, 12)).first_broken == "block"
+
+
+def test_a_layer_may_have_any_name():
+    model = nn.Sequential(OrderedDict(output=Lopsided(), pool=nn.AdaptiveAvgPool2d(1)))
+    report = equivariance_report(model, PointGroup(4), image())
+    assert report.first_broken == "output" and report.errors["output"] > 1e-3
+    assert report.errors["pool"] < 1e-12
+
+
+def test_a_layer_that_is_used_twice_is_judged_by_both_uses():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.lopsided = nn.ReLU(), Lopsided()
+            self.lift = LiftingConv(PointGroup(4), 2, 3, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.relu(self.lopsided(self.relu(self.lift(x))))
+
+    report = equivariance_report(Twice(), PointGroup(4), image())
+    assert report.first_broken == "lopsided"
+    assert report.errors["lift"] < 1e-12 < 1e-3 < report.errors["lopsided"]
+
+
+def test_rounding_in_float32_is_not_called_broken():
+    model = layers("p8").float().eval()
+    report = equivariance_report(model, PointGroup(8), image().float())
+    assert report.first_broken is None
+    assert 0 < max(report.errors.values()) < 1e-4
+
+
+def test_a_network_that_is_wrong_for_the_group_in_hand_breaks_at_once():
+    """A p2 network does not turn by 90 degrees; asked about p4, its first layer already breaks."""
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 4, 3, padding=1, dtype=torch.float64)))
+    report = equivariance_report(model, PointGroup(4), image())
+    assert report.first_broken == "conv" and pi > report.errors["conv"] > 1e-2

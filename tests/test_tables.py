@@ -1,0 +1,565 @@
+"""Records, merging, statistics and verdicts of the comparison with a published table.
+
+Expected numbers are worked out by hand in the tests or come from scipy.
+"""
+
+import copy
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pdoe import markdown, runs, tables
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
+compare = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(compare)
+
+PAPER = tables.read_paper(ROOT / "experiments" / "mnist_rot" / "paper.csv")
+P8 = next(line for line in PAPER if line.row == "mnistrot_pdo_p8")
+
+
+def record(error=2.0, seed=0, provenance="regenerated", **fields):
+    """A result.json of the p8 row, with any field changed."""
+    result = {
+        "run_id": f"id{seed}", "experiment": "mnistrot_pdo_p8", "overrides": "", "seed": seed,
+        "status": "finished", "test_error": error, "test_error_best": error,
+        "parameters": 26747, "epochs": 200, "seconds": 2400.25, "seconds_per_epoch": 12.00125,
+        "device": "a CPU", "precision": "bf16", "threads": 2, "torch": "2.14.1",
+        "commit": "0123456789abcdef", "dirty": False,
+        "data": {"name": "mnist_rot", "provenance": provenance, "sha256": "5a"},
+        "config_hash": "c0ffee", "equivariance_error": {"trunk": 3e-07, "logits": 0.4},
+        "started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T04:04:05+00:00",
+    }  # fmt: skip
+    return result | fields
+
+
+class Place:
+    """A folder with run folders and results, and the command on it."""
+
+    def __init__(self, folder):
+        self.outputs, self.results = folder / "outputs", folder / "results"
+        self.outputs.mkdir()
+
+    def put(self, *records, under=""):
+        for number, one in enumerate(records):
+            text = one if isinstance(one, str) else json.dumps(one)
+            seed = number if isinstance(one, str) else one["seed"]
+            folder = self.outputs / under / f"run{number}" / f"seed={seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "result.json").write_text(text)
+        return self
+
+    def commit(self, *records, extra=""):
+        """A runs.csv as an earlier comparison left it."""
+        lines = runs.RunsFile(runs=tuple(map(runs.from_record, records)))
+        runs.write_beside(self.results / "runs.csv", runs.csv_text(lines) + extra)
+        return self
+
+    def arguments(self, *more, scale="full"):
+        results = () if scale == "smoke" else ("--results", str(self.results))
+        return ["mnist_rot", "--runs", str(self.outputs), *results, "--scale", scale, *more]
+
+    def compare(self, *more, scale="full"):
+        return compare.main(self.arguments(*more, scale=scale))
+
+    @property
+    def csv(self):
+        return (self.results / "runs.csv").read_text("utf-8")
+
+    @property
+    def table(self):
+        return (self.results / "table.md").read_text("utf-8")
+
+    def line(self, start="| `mnistrot_pdo_p8` "):
+        return next(line for line in self.table.splitlines() if line.startswith(start))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def line_of(*errors, **fields):
+    members = [runs.from_record(record(e, seed, **fields)) for seed, e in enumerate(errors)]
+    return tables.Line(P8, members[0]["overrides"] or "", members[0]["data.provenance"],
+                       tuple(members))  # fmt: skip
+
+
+# ---- Statistics ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 999])
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95, 0.999])
+def test_the_t_quantile_is_that_of_scipy(degrees, coverage):
+    expected = stats.t.ppf((1 + coverage) / 2, degrees)
+    assert tables.t_quantile(degrees, coverage) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("degrees, coverage", [(0, 0.95), (-1, 0.95), (3, 0.0), (3, 1.0)])
+def test_a_t_quantile_that_does_not_exist_is_refused(degrees, coverage):
+    with pytest.raises(ValueError, match="expected degrees"):
+        tables.t_quantile(degrees, coverage)
+
+
+def test_a_summary_is_mean_sample_deviation_and_t_interval():
+    summary = tables.Summary.of([1.0, 2.0, 3.0])
+    low, high = stats.t.interval(0.95, 2, loc=2, scale=1 / math.sqrt(3))
+    assert (summary.n, summary.mean, summary.std) == (3, 2.0, 1.0)
+    assert summary.half_width == pytest.approx((high - low) / 2, rel=1e-12)
+    assert str(summary) == "2.000 ± 1.000 (n = 3; 1.000 to 3.000)"
+
+
+def test_one_seed_has_no_spread():
+    summary = tables.Summary.of([1.5])
+    assert summary.std is None and summary.half_width is None
+    assert str(summary) == "1.500 (n = 1)"
+
+
+# ---- The verdict --------------------------------------------------------------------------------
+# One seed: h = 1.959964 sqrt((1.87 * 98.13 + m (100 - m)) / 50000). On the upper boundary
+# m - 1.87 = h at m = 2.041651, on the lower one 1.87 - m = h at m = 1.705744 (fixed points).
+
+
+@pytest.mark.parametrize(
+    "error, word",
+    [
+        (1.87, "reproduced"), (2.0414, "reproduced"), (2.0419, "worse"),
+        (1.7060, "reproduced"), (1.7055, "better"), (0.0, "better"), (100.0, "worse"),
+    ],
+)  # fmt: skip
+def test_one_seed_is_judged_by_the_sampling_error_of_both_figures(error, word):
+    assert line_of(error, provenance="original").verdict == f"{word} (provisional: n = 1)"
+
+
+# Three seeds m - 0.1, m, m + 0.1: a = 4.302653 * 0.1 / sqrt(3) = 0.248414. The boundaries are the
+# fixed points m = 2.173552 and m = 1.573843 of |m - 1.87| = sqrt(a^2 + b(m)^2).
+
+
+@pytest.mark.parametrize(
+    "middle, word",
+    [(2.1733, "reproduced"), (2.1738, "worse"), (1.5741, "reproduced"), (1.5736, "better")],
+)
+def test_the_seed_interval_widens_the_judgement(middle, word):
+    errors = [middle - 0.1, middle, middle + 0.1]
+    assert line_of(*errors, provenance="original").verdict == word
+
+
+def test_a_verdict_on_regenerated_data_says_so():
+    assert line_of(1.9, 1.8, 1.85).verdict == "reproduced (regenerated data)"
+    assert line_of(1.9, 1.8).verdict == "reproduced (regenerated data; provisional: n = 2)"
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"provenance": "embedded"}, "embedded data"),
+        ({"provenance": "homemade"}, "homemade data"),
+        ({"overrides": "group=p4"}, "overrides"),
+    ],
+)
+def test_other_data_and_overrides_are_not_comparable(fields, reason):
+    assert line_of(1.87, **fields).verdict == f"not comparable ({reason})"
+
+
+def test_unfinished_runs_count_for_nothing():
+    line = line_of(None, None, status="failed")
+    assert line.verdict == "not run (2 failed)" and line.ours is None
+
+
+def test_every_published_row_is_in_the_table_even_if_nothing_has_run(place):
+    assert place.compare() == 0
+    rows = [line for line in place.table.splitlines() if line.startswith("| `mnistrot_")]
+    assert len(rows) == len(PAPER) == 10 and all("| not run " in row for row in rows)
+    assert "How these were measured" not in place.table
+
+
+def test_the_paper_table_has_the_ten_published_figures():
+    published = "5.03 2.28 1.87 1.69 1.54 1.09 0.89 0.716 0.714 0.709".split()
+    assert [line.error for line in PAPER] == published
+
+
+def test_a_line_of_the_paper_that_cannot_be_used_is_named(tmp_path):
+    path = tmp_path / "paper.csv"
+    header = "row,method,group,error,parameters,test_images\n"
+    for bad in ("a,A,p1,5.O,,10\n", "a,A,p1,5,x,10\n", "a,A,p1,5,,0\n", ",A,p1,5,,10\n", "a\n"):
+        path.write_text(header + bad)
+        with pytest.raises(tables.TableError, match="paper.csv:2"):
+            tables.read_paper(path)
+    path.write_text(header + "a,A,p1,5,,10\na,A,p1,5,,10\n")
+    with pytest.raises(tables.TableError, match="paper.csv:3"):
+        tables.read_paper(path)
+
+
+# ---- Records and runs.csv -----------------------------------------------------------------------
+
+
+def test_a_record_comes_back_from_the_csv_with_every_digit(place):
+    one = record(
+        2.1 + 1e-15, seconds=1 / 3, overrides="group=p4,recipe.epochs=10", reason='a "b"\nc'
+    )
+    place.commit(one)
+    run = runs.from_record(one)
+    place.compare()
+    assert run["test_error"] == one["test_error"] and run["seconds"] == 1 / 3
+    place.put(one)
+    place.compare()
+    (back,) = runs.read_csv(place.results / "runs.csv").runs
+    assert back.values == run.values and back.cells["reason"] == 'a "b" c'
+
+
+def test_the_columns_are_the_fields_of_a_record_and_extra_ones_follow(place):
+    place.put(record(seed=0), record(seed=1, reason="why", data=record()["data"] | {"draw": 3}))
+    place.compare()
+    assert place.csv.splitlines()[0] == (
+        "run_id,experiment,overrides,seed,status,test_error,test_error_best,parameters,epochs,"
+        "seconds,seconds_per_epoch,device,precision,threads,torch,commit,dirty,data.name,"
+        "data.provenance,data.sha256,config_hash,equivariance_error.trunk,"
+        "equivariance_error.logits,started,ended,data.draw,reason"
+    )
+
+
+def test_a_run_replaces_the_line_of_its_own_id_and_no_other(place):
+    place.commit(record(2.1, 0), record(2.2, 1), record(2.3, 2, status="failed"))
+    place.put(record(2.5, 1), record(2.6, 3))
+    before = place.csv.splitlines()
+    place.compare()
+    after = place.csv.splitlines()
+    assert [after[0], after[1], after[3]] == [before[0], before[1], before[3]]
+    assert ",2.5," in after[2] and ",2.6," in after[4] and len(after) == 5
+
+
+def test_a_finished_line_does_not_give_way_to_an_unfinished_run(place, capsys):
+    place.commit(record(2.1, 0)).put(record(None, 0, status="interrupted"))
+    assert place.compare("--rows", "mnistrot_pdo_p8") == 0
+    assert "2.100 (n = 1)" in place.line() and "the finished line" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "diverged"])
+def test_runs_that_did_not_finish_stay_lines(place, status):
+    broken = record(None, 0, status=status, equivariance_error=None, seconds_per_epoch=None)
+    place.put(broken, record(2.0, 1)).compare()
+    assert f",{status}," in place.csv and f"1 {status}" in place.table
+
+
+def test_lines_are_sorted_whatever_the_order_of_arrival(place, tmp_path):
+    members = [record(seed=s) for s in (10, 9, 2)] + [record(seed=3, overrides="group=p4")]
+    place.put(*members).compare()
+    (other := tmp_path / "other").mkdir()
+    again = Place(other).put(*reversed(members))
+    again.compare()
+    assert place.csv == again.csv
+    assert re.findall(r"^id(\d+)", place.csv, re.M) == ["2", "9", "10", "3"]
+
+
+def test_rendering_what_is_committed_gives_the_same_bytes(place):
+    place.put(record(2.1, 0), record(2.3, 1, dirty=True), record(2.2, 2, "embedded"),
+              record(2.5, 3, overrides="group=p4"), record(None, 4, status="diverged"))  # fmt: skip
+    place.compare()
+    first = snapshot(place.results)
+    for path in sorted(place.outputs.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    place.compare()
+    assert snapshot(place.results) == first
+
+
+def test_runs_of_other_tables_are_left_out(place, capsys):
+    place.put(record(seed=0), record(seed=1, experiment="cifar10_x")).compare()
+    assert "cifar10_x" not in place.csv + capsys.readouterr().err
+
+
+# ---- What the table shows -----------------------------------------------------------------------
+
+
+def test_a_line_shows_what_was_measured_and_how(place):
+    place.put(record(2.1, 0), record(2.3, 1, precision="fp32", test_error_best=2.2)).compare()
+    assert [cell.strip() for cell in place.line().strip("|").split("|")] == [
+        "`mnistrot_pdo_p8`", "PDO-eConv", "p8", "26,000 / 26,747", "1.87",
+        "2.200 ± 0.141 (n = 2; 2.100 to 2.300)", "0.929 to 3.471",  # 12.7062 * 0.1 = 1.27062
+        "± 0.129",  # 1.959964 sqrt(2.2 * 97.8 / 50000)
+        "+0.330 ± 1.283",  # sqrt(1.27062^2 + 1.959964^2 (2.2 * 97.8 + 1.87 * 98.13) / 50000)
+        "reproduced (regenerated data; provisional: n = 2)",
+        "2.150 ± 0.071 (n = 2; 2.100 to 2.200)",
+    ]  # fmt: skip
+    measured = place.table.partition("## How these were measured")[2]
+    for part in (
+        "bf16, fp32",
+        "2 finished",
+        "| 0, 1 ",
+        "2,400",
+        "`0123456789`",
+        "3.0e-07 / 4.0e-01",
+    ):
+        assert part in measured
+
+
+def test_embedded_and_overridden_runs_have_lines_of_their_own(place):
+    place.put(record(2.1, 0), record(3.1, 1, "embedded"), record(4.1, 2, overrides="group=p4"))
+    place.compare()
+    assert "2.100 (n = 1)" in place.line()
+    assert "± 0.340" in next(x for x in place.table.splitlines() if "3.100 (n = 1)" in x)
+    assert "not comparable (overrides)" in place.line("| ↳ `group=p4`")
+    assert "+0.230 ± " in place.line()  # the others are not held against the paper:
+    assert "+1.230" not in place.table and "+2.230" not in place.table
+
+
+def test_dirty_runs_and_mixed_configurations_are_marked(place):
+    place.put(record(2.1, 0)).compare()
+    assert "uncommitted" not in place.table and "†" not in place.table
+    place.put(record(2.1, 0), record(2.3, 1, dirty=True, config_hash="decaf")).compare()
+    assert "2.300)\\*†" in place.line()
+    assert "uncommitted" in place.table and "more than one configuration" in place.table
+
+
+def test_text_from_a_record_cannot_break_the_table(place):
+    place.put(record(2.1, 0, device="a|b <!-- /table --> `c"), record(seed=1)).compare()
+    assert "a\\|b &lt;!-- /table -->" in place.table
+
+
+# ---- Scales -------------------------------------------------------------------------------------
+
+
+def test_smoke_runs_are_read_and_written_below_outputs_smoke_alone(place, capsys):
+    committed = snapshot(ROOT / "results")
+    place.put(record(2.1, 0)).commit(record(2.2, 5)).put(record(61.0, 1), under="smoke")
+    results = snapshot(place.results)
+    assert place.compare("--rows", "mnistrot_pdo_p8", scale="smoke") == 0
+    assert snapshot(place.results) == results and snapshot(ROOT / "results") == committed
+    text = (place.outputs / "smoke" / "mnist_rot" / "table.md").read_text("utf-8")
+    assert "smoke scale: not a reproduction" in text and "not comparable (smoke scale)" in text
+    assert "61.000" in text and "2.100" not in text
+    assert "smoke scale: not a reproduction" in capsys.readouterr().out
+
+
+def test_the_full_table_never_sees_a_smoke_run(place):
+    place.put(record(61.0, 1), under="smoke").put(record(2.1, 0))
+    assert place.compare() == 0
+    assert "61" not in place.line() and "id1" not in place.csv
+
+
+def test_smoke_results_cannot_be_asked_into_other_places(place, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table:mnist_rot -->\n<!-- /table -->\n")
+    place.put(record(), under="smoke")
+    assert place.compare("--results", str(place.results), scale="smoke") == 2
+    assert place.compare("--readme", str(readme), scale="smoke") == 2
+    inside = ["mnist_rot", "--runs", str(place.outputs / "smoke"), "--results", str(tmp_path / "r")]
+    assert compare.main(inside) == 2
+    assert "smoke" in capsys.readouterr().err and not place.results.exists()
+
+
+# ---- Bad input ----------------------------------------------------------------------------------
+
+WHOLE = json.dumps(record())
+BAD = {
+    "cut short": WHOLE[:200], "empty": "", "no object": "[1, 2]", "not UTF-8": "\udcff",
+    "deep": "[" * 100_000, "a missing field": json.dumps({"run_id": "x"}),
+    "text for a number": json.dumps(record(error="2.0")),
+    "a truth value for a number": json.dumps(record(error=True)),
+    "NaN": json.dumps(record(error=math.nan)), "infinity": json.dumps(record(seconds=math.inf)),
+    "no error though finished": json.dumps(record(error=None)),
+    "an error above 100": json.dumps(record(error=100.5)),
+    "a negative error": json.dumps(record(error=-0.1)),
+    "a fractional seed": json.dumps(record(seed=0.5)),
+    "an unknown status": json.dumps(record(status="done")),
+    "data that is no object": json.dumps(record(data=3)),
+    "a number too long": WHOLE.replace("26747", "9" * 5000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
+def test_a_damaged_record_is_named_and_skipped(place, capsys, text):
+    folder = place.put(record(2.1, 7)).outputs / "bad" / "seed=0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert place.compare("--rows", "mnistrot_pdo_p8") == 0
+    (problem,) = [x for x in capsys.readouterr().err.splitlines() if "skipped" in x]
+    assert str(folder / "result.json") in problem and len(place.csv.splitlines()) == 2
+
+
+def test_if_only_damaged_records_are_there_the_exit_status_says_so(place):
+    assert place.put(WHOLE[:100]).compare() == 1
+    assert place.compare("--rows", "mnistrot_pdo_p8") == 1
+
+
+def test_a_run_folder_without_a_record_is_named(place, capsys):
+    (place.outputs / "mnistrot_z2" / "seed=4").mkdir(parents=True)
+    place.put(record()).compare()
+    assert "seed=4: no result.json" in capsys.readouterr().err
+
+
+def test_of_a_copied_run_one_is_used_and_the_copy_named(place, capsys):
+    place.put(record(2.1, 0)).put(record(2.1, 0), under="copy")
+    assert place.compare("--rows", "mnistrot_pdo_p8") == 0
+    assert "same run id0" in capsys.readouterr().err and "2.100 (n = 1)" in place.line()
+
+
+def test_of_different_runs_with_one_id_none_is_used(place, capsys):
+    place.put(record(2.1, 0)).put(record(2.2, 0), under="other")
+    assert place.compare("--rows", "mnistrot_pdo_p8") == 1
+    assert "different runs named id0" in capsys.readouterr().err and "id0" not in place.csv
+
+
+@pytest.mark.parametrize("damage", [
+    "id9,mnistrot_pdo_p8,,1", 'id9,"mnistrot', "<<<<<<< HEAD",
+    "id9" + ",x" * 24, ",mnistrot_pdo_p8,,0,failed" + "," * 20,
+])  # fmt: skip
+def test_a_damaged_line_is_named_not_counted_and_kept_as_it_is(place, capsys, damage):
+    place.commit(record(2.1, 0), extra=damage + "\n").put(record(2.3, 1))
+    assert place.compare() == 0
+    assert "runs.csv:3: kept but not counted" in capsys.readouterr().err
+    assert place.csv.splitlines()[-1] == damage and "n = 2" in place.line()
+    before = snapshot(place.results)
+    place.compare()
+    assert snapshot(place.results) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n", b"run_id,run_id\n"])
+def test_a_runs_csv_that_cannot_be_read_is_left_as_it_is(place, capsys, content):
+    place.results.mkdir()
+    (place.results / "runs.csv").write_bytes(content)
+    place.put(record())
+    before = snapshot(place.results)
+    assert place.compare() == 2
+    assert "left as it is" in capsys.readouterr().err and snapshot(place.results) == before
+
+
+def test_two_committed_lines_with_one_id_are_refused(place, capsys):
+    place.commit(record(2.1, 0), record(2.2, 0))
+    before = snapshot(place.results)
+    assert place.compare() == 2 and snapshot(place.results) == before
+    assert "2 lines are named id0" in capsys.readouterr().err
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+names = st.sampled_from([*record(), "data.name", "reason"]) | st.text(max_size=6)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(names, values, max_size=4), st.sets(names, max_size=2), st.integers(0, 1200))
+def test_mutated_records_never_end_in_a_traceback_and_never_in_an_unreadable_csv(
+    tmp_path_factory, changed, dropped, cut
+):
+    place = Place(tmp_path_factory.mktemp("mutated"))
+    mutant = {k: v for k, v in (record(2.2, 1) | changed).items() if k not in dropped}
+    place.put(record(2.1, 0)).put(json.dumps(mutant)[: cut if cut < 900 else None], under="other")
+    assert place.compare() == 0
+    content = runs.read_csv(place.results / "runs.csv")
+    assert content.runs and not content.damaged
+    first = snapshot(place.results)
+    assert place.compare() == 0 and snapshot(place.results) == first
+
+
+# ---- Rows, tables, README, the command ----------------------------------------------------------
+
+
+def test_a_requested_row_without_a_finished_run_exits_1_and_the_table_is_written(place, capsys):
+    place.put(record(2.1, 0), record(2.2, 1, overrides="group=p4", experiment="mnistrot_z2"))
+    assert place.compare("--rows", "mnistrot_pdo_p8,mnistrot_z2") == 1
+    assert "no finished run at full scale of: mnistrot_z2" in capsys.readouterr().err
+    assert "2.100" in place.table
+
+
+def test_unknown_rows_and_tables_are_refused_before_anything_is_written(place, capsys):
+    place.put(record())
+    assert place.compare("--rows", "mnistrot_pdo_p8,mnistrot_q9") == 2
+    assert "no row mnistrot_q9" in (said := capsys.readouterr().err) and "mnistrot_z2" in said
+    assert compare.main(["../mnist_rot", "--results", str(place.results)]) == 2
+    assert "there are: " in (said := capsys.readouterr().err) and "mnist_rot" in said
+    assert compare.main(["mnist_rot", "--runs", "nowhere", "--results", str(place.results)]) == 2
+    assert not place.results.exists()
+
+
+def test_the_readme_gets_the_table_between_its_marks_and_nothing_else(place, tmp_path):
+    readme = tmp_path / "README.md"
+    around = "# A\n<!-- table:mnist_rot -->\n{}<!-- /table -->\n<!-- table:b -->\n<!-- /table -->\n"
+    readme.write_text(around.format("old\n"), "utf-8")
+    place.put(record(2.1, 0), record(2.2, 1, overrides="group=p4")).compare("--readme", str(readme))
+    text = readme.read_text("utf-8")
+    start, end = (text.index(mark) for mark in ("| method", "<!-- /table -->"))
+    assert text == around.format(text[start:end])
+    assert "| PDO-eConv " in text and "2.100 (n = 1)" in text and "group=p4" not in text
+    place.compare("--readme", str(readme))
+    assert readme.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize("text", [
+    "", "<!-- table:mnist_rot -->", "<!-- /table --><!-- table:mnist_rot -->",
+    "<!-- table:mnist_rot --><!-- table:b --><!-- /table -->",
+    "<!-- table:mnist_rot --><!-- /table --><!-- table:mnist_rot --><!-- /table -->",
+])  # fmt: skip
+def test_a_readme_without_its_marks_is_refused_and_nothing_is_written(place, tmp_path, text):
+    (readme := tmp_path / "README.md").write_text(text)
+    assert place.put(record()).compare("--readme", str(readme)) == 2
+    assert readme.read_text() == text and not place.results.exists()
+
+
+def test_the_markdown_tables_are_tables():
+    text = markdown.render(
+        "mnist_rot", tables.table_lines(PAPER, line_of(2.1, 2.2).runs, "full"), "full"
+    )
+    widths = {len(re.findall(r"(?<!\\)\|", x)) for x in text.splitlines() if x.startswith("| ")}
+    assert widths == {len(markdown.RESULTS) + 1, len(markdown.RUNS) + 1}
+
+
+def run_command(*arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
+
+
+def test_the_command_prints_the_table_and_its_exit_status_tells(place):
+    done = run_command(*place.put(record(2.1, 0)).arguments("--rows", "mnistrot_pdo_p8"))
+    assert done.returncode == 0 and done.stdout == place.table
+    assert run_command(*place.arguments("--rows", "mnistrot_z2")).returncode == 1
+    unknown = run_command("cifar11")
+    assert unknown.returncode == 2 and "Traceback" not in unknown.stderr + done.stderr
+    assert run_command("mnist_rot", "--scale", "big").returncode == 2
+
+
+def test_a_thousand_runs_are_compared_in_three_seconds(place):
+    rows = [line.row for line in PAPER]
+    many = [
+        record(2 + n / 1e4, n, experiment=rows[n % 10], overrides=f"x={n // 100}")
+        for n in range(1000)
+    ]
+    place.put(*many)
+    began = time.perf_counter()
+    assert run_command(*place.arguments()).returncode == 0
+    assert time.perf_counter() - began < 3 and len(place.csv.splitlines()) == 1001
+
+
+def test_the_table_is_made_without_torch():
+    code = (
+        f"import sys, runpy; sys.argv = ['compare.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'scripts' / 'compare.py')!r}, run_name='__main__')\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_records_are_not_changed_by_reading_them():
+    one = record()
+    before = copy.deepcopy(one)
+    runs.from_record(one)
+    assert one == before

@@ -1,0 +1,218 @@
+"""What training promises: a schedule, bit-identical repetition, and resumption without a trace."""
+
+import math
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe.data import DataSet
+from pdoe.layers import Dropout
+from pdoe.training import (
+    CheckpointMismatch,
+    Diverged,
+    evaluate,
+    fit,
+    is_evaluated,
+    learning_rate_at,
+    parameter_groups,
+    resolve_device,
+    resolve_precision,
+)
+
+SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": [[0, 0.01]], "evaluate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Forty 8x8 images of two classes that a small network tells apart: bright left or right."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    images = torch.randint(0, 100, (40, 1, 8, 8), generator=generator)
+    images[labels == 0, :, :, :4] += 150
+    images[labels == 1, :, :, 4:] += 150
+    images = images.to(torch.uint8)
+    return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2)
+
+
+def network(seed=0, dropout=0.2):
+    torch.manual_seed(seed)
+    group = PointGroup(4)
+    return nn.Sequential(
+        LiftingConv(group, 1, 2),
+        nn.BatchNorm3d(2),
+        nn.ReLU(),
+        Dropout(dropout),
+        GroupConv(group, 2, 2, bias=True),
+        nn.Flatten(),
+        nn.Linear(512, 2),
+    )
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
+
+
+def trained(data, seed=0, **settings):
+    model, rows = network(seed), []
+    progress = fit(
+        model, data, **{**SETTINGS, **settings}, seed=seed, log=lambda row, _: rows.append(row)
+    )
+    return model.state_dict(), rows, progress
+
+
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data):
+    first, again, other = (trained(data, seed)[0] for seed in (0, 0, 1))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("augment", ["none", "rotation"])
+def test_resuming_equals_no_interruption_bit_for_bit(data, tmp_path, augment):
+    whole, rows, progress = trained(data, augment=augment)
+    parts = []
+    for completed in range(1, 5):  # a budget that is used up at once: one epoch a time
+        weights, part, now = trained(
+            data, augment=augment, checkpoint=tmp_path / "checkpoint", max_seconds=0
+        )
+        assert now.epoch == completed
+        parts += part
+        torch.rand(completed)  # the random state of the process that goes on is another one
+    assert same(whole, weights)
+
+    def numbers(rows):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    assert numbers(parts) == numbers(rows)
+    assert now.test_error_best == progress.test_error_best
+
+
+def test_an_epoch_that_was_logged_but_not_saved_is_repeated(data, tmp_path):
+    def die(row, progress):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), data, **SETTINGS, checkpoint=tmp_path, log=die)
+    weights, rows, _ = trained(data, checkpoint=tmp_path)
+    assert [row["epoch"] for row in rows] == [3, 4]
+    assert same(weights, trained(data)[0])
+
+
+def test_a_finished_state_trains_no_further(data, tmp_path):
+    weights, _, _ = trained(data, checkpoint=tmp_path)
+    again, rows, progress = trained(data, checkpoint=tmp_path)
+    assert rows == [] and progress.epoch == 4 and same(weights, again)
+
+
+def test_training_learns(data):
+    _, rows, progress = trained(data, epochs=12)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+    assert progress.test_error < 10
+
+
+def test_the_authors_schedule_has_its_steps_where_they_have_them():
+    recipe = OmegaConf.load("configs/recipe/mnistrot_paper.yaml")
+    rates = [learning_rate_at(epoch, recipe.learning_rate) for epoch in range(recipe.epochs)]
+    assert rates == [1e-4] * 6 + [1e-3] * 94 + [1e-4] * 50 + [1e-5] * 50
+
+
+def test_evaluation_is_sparse_until_the_last_quarter():
+    epochs = [epoch for epoch in range(1, 201) if is_evaluated(epoch, 200, 10, 0.25)]
+    assert epochs == [*range(10, 151, 10), *range(151, 201)]
+    assert [e for e in range(1, 8) if is_evaluated(e, 7, 10, 0.0)] == [7]
+
+
+def test_weight_decay_is_on_convolution_and_linear_weights_only():
+    model = network()
+    decayed, free = parameter_groups(model, 0.01)
+    assert decayed["weight_decay"] == 0.01 and free["weight_decay"] == 0.0
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {"0.weight", "4.weight", "6.weight"}
+    assert {names[id(p)] for p in free["params"]} == {"1.weight", "1.bias", "4.bias", "6.bias"}
+
+
+def test_the_l2_term_is_in_the_gradient_as_in_the_authors_loss(data):
+    """Adam sees gradient + 0.01 w (their `wl * l2_loss`), which AdamW would not."""
+    plain, decayed = (
+        trained(data, epochs=1, weight_decay=decay, train_images=8)[0]["6.weight"]
+        for decay in (0.0, 1e6)
+    )
+    torch.manual_seed(0)
+    start = network()[6].weight
+    # Adam's first step is the rate times the sign of the gradient, however large the L2 term in it.
+    for weights in (plain, decayed):
+        step = (weights - start).abs()
+        torch.testing.assert_close(step, torch.full_like(step, 0.01), atol=1e-4, rtol=0)
+
+
+def test_the_last_partial_batch_is_dropped(data):
+    seen = []
+    model = network()
+    model[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output)) if module.training else None
+    )
+    fit(model, data, **{**SETTINGS, "epochs": 1, "batch_size": 16})
+    assert seen == [16, 16]
+
+
+def test_the_error_is_counted_over_all_images(data):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    assert evaluate(Constant(), data) == 50
+    assert evaluate(Constant(), data, count=1) == 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(data, tmp_path):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    with pytest.raises(Diverged, match="epoch 2 of 4"):
+        trained(data, checkpoint=tmp_path, learning_rate=[[0, 0.01], [1, 1e38]])
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["epoch"] == 1
+    _, rows, _ = trained(data, checkpoint=tmp_path)
+    assert math.isfinite(rows[-1]["train_loss"])
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointMismatch, match="state.pt cannot be read.*restart=true"):
+        trained(data, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_is_not_continued_under_other_conditions(data, tmp_path):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    with pytest.raises(CheckpointMismatch, match="precision fp32, now bf16"):
+        trained(data, checkpoint=tmp_path, precision="bf16")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(CheckpointMismatch, match=f"threads {threads}, now {threads + 1}"):
+            trained(data, checkpoint=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_batch_larger_than_the_set_is_refused(data):
+    with pytest.raises(ValueError, match="batch of 64 is larger than the 40 images"):
+        trained(data, batch_size=64)
+
+
+def test_bf16_training_keeps_float32_weights(data):
+    weights, rows, _ = trained(data, epochs=1, precision="bf16")
+    assert weights["0.weight"].dtype == torch.float32
+    assert math.isfinite(rows[0]["train_loss"])
+
+
+def test_device_and_precision_say_what_is_allowed():
+    assert resolve_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
+    with pytest.raises(ValueError, match="auto, bf16 or fp32, not 'fp16'"):
+        resolve_precision("fp16", torch.device("cpu"))
+    assert resolve_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device=cuda.*no GPU"):
+            resolve_device("cuda")
