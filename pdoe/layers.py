@@ -55,7 +55,8 @@ class _BankConv(nn.Module):
         shape = (out_channels, in_channels, *self._relative(), constant.shape[1])
         self.weight = nn.Parameter(torch.empty(shape, **made))
         self.bias = nn.Parameter(torch.empty(out_channels, **made)) if bias else None
-        self.register_buffer("bank", torch.from_numpy(constant).to(self.weight), persistent=False)
+        self.register_buffer("bank", None, persistent=False)
+        self._fill_constants()
         self.reset_parameters()
 
     def _relative(self) -> tuple[int, ...]:
@@ -73,12 +74,16 @@ class _BankConv(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def _apply(self, fn, recurse=True):
-        # The bank is a constant: made anew from float64, so that `.double()` loses no digits and
-        # `.to_empty()` leaves no garbage.
-        super()._apply(fn, recurse)
+    def _fill_constants(self) -> None:
+        """The bank, from float64, in the weight's dtype and on its device."""
         constant = filter_bank(self.group, self.bank_kind, self.bank_size, self.offset)
         self.bank = torch.from_numpy(constant).to(self.weight)
+
+    def _apply(self, fn, recurse=True):
+        # Constants are made anew where the module moves: `.double()` then loses no digits, and
+        # `.to_empty()` leaves no garbage.
+        super()._apply(fn, recurse)
+        self._fill_constants()
         return self
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -157,8 +162,8 @@ class GroupConv(_BankConv):
     3528
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def _fill_constants(self) -> None:
+        super()._fill_constants()
         quotient = self.group.quotient.to(self.weight.device)
         self.register_buffer("quotient", quotient, persistent=False)
 

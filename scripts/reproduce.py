@@ -66,10 +66,9 @@ def main() -> None:
     trained = run(
         "train.py", "-m", f"experiment={','.join(rows)}", f"seed={','.join(seeds)}", *smoke
     )
-    compare = ["scripts/compare.py", arguments.table, "--scale", arguments.scale]
-    if not smoke:
-        compare += ["--readme", "README.md"]
-    compared = run(*compare, "--rows", ",".join(rows))
+    compared = run(
+        "scripts/compare.py", arguments.table, "--scale", arguments.scale, "--rows", ",".join(rows)
+    )
     sys.exit(trained or compared)
 
 

@@ -187,13 +187,19 @@ def test_a_model_that_fails_is_left_as_it_was_too(measure):
     assert all(m.training and not m._forward_hooks for m in model.modules())
 
 
-def test_the_error_in_training_mode_is_that_of_batch_statistics():
-    model, x = layers("p4").train(), image()
-    model.norm.running_mean += 1000  # an evaluation with these would give zeros after the relu
-    assert (
-        0 < model(x).abs().max()
-        and max(equivariance_error(model, PointGroup(4), x).values()) < 1e-12
-    )
+@pytest.mark.parametrize("measure", [equivariance_error, equivariance_report])
+def test_a_model_is_measured_in_the_mode_that_it_is_in(measure):
+    class LopsidedInTraining(Lopsided):
+        def forward(self, x):
+            return super().forward(x) if self.training else x
+
+    def largest(model):
+        found = measure(model, PointGroup(4), image())
+        return max(getattr(found, "errors", found).values())
+
+    model = layers("p4", mood=LopsidedInTraining())
+    assert largest(model.eval()) < 1e-12
+    assert largest(model.train()) > 1e-3
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -616,3 +616,13 @@ def test_group_pooling_takes_lifted_maps_only(shape):
     with pytest.raises(ValueError) as failure:
         GroupPool()(torch.zeros(shape))
     assert str(list(shape)) in str(failure.value) or str(tuple(shape)) in str(failure.value)
+
+
+@pytest.mark.parametrize("kind", [LiftingConv, GroupConv])
+def test_a_layer_made_without_memory_gets_its_constants_with_its_memory(kind):
+    group = PointGroup(6, reflections=True)
+    layer = kind(group, 2, 3, offset=0.3)
+    empty = kind(group, 2, 3, offset=0.3, device="meta").to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 2, 7, 7) if kind is LiftingConv else torch.randn(1, 2, 12, 7, 7)
+    assert torch.equal(empty(x), layer(x))

@@ -100,6 +100,19 @@ def test_a_state_dict_has_the_same_keys_in_both_modes_and_no_bank(name):
     assert kinds <= {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
+@pytest.mark.parametrize("offset", [0.0, pi / 8])
+@pytest.mark.parametrize("name", ["p4", "p8"])
+def test_every_layer_has_the_bank_and_the_offset_that_the_net_was_given(name, offset):
+    group = PointGroup.named(name)
+    net = PlainCNN(group, [2, 3, 4], offset=offset, image_size=12).double()
+    convolutions = [m for m in net.modules() if isinstance(m, LiftingConv | GroupConv)]
+    assert len(convolutions) == 3
+    for found, channels in zip(convolutions, [(1, 2), (2, 3), (3, 4)], strict=True):
+        expected = type(found)(group, *channels, offset=offset, dtype=torch.float64)
+        expected.load_state_dict(found.state_dict())
+        torch.testing.assert_close(found.kernel(), expected.kernel(), rtol=0, atol=1e-12)
+
+
 def test_norms_take_the_constants_they_are_given():
     model = row("pdo", norm_eps=1e-3, norm_momentum=1e-3)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
