@@ -87,9 +87,10 @@ class EquivarianceReport:
     tolerance: float
 
     def __str__(self) -> str:
-        width = max(map(len, self.errors), default=0)
+        width = max([5, *map(len, self.errors)])
         lines = [
-            f"{name:{width}}  {error:.1e}{'  <- breaks' if name == self.first_broken else ''}"
+            f"{name or 'model':{width}}  {error:.1e}"
+            f"{'  <- breaks' if name == self.first_broken else ''}"
             for name, error in self.errors.items()
         ]
         return "\n".join(lines)
@@ -101,9 +102,9 @@ def equivariance_report(
 ) -> EquivarianceReport:
     """The equivariance error of every layer's output, and the first layer that breaks it.
 
-    Layers are the modules without children, named as in ``model.named_modules()``, and at the end
-    the model itself, named ``output``. A layer whose output the group does not act on (another
-    rank) is left out. The model is left as it is.
+    Layers are all modules, named as in ``model.named_modules()``: a block comes after what it
+    holds, and the model itself, named "", last. A layer whose output the group does not act on is
+    left out, and one that is called twice counts by its first call. The model is left as it is.
 
     Args:
         model: a module between features, images and lifted maps.
@@ -118,20 +119,21 @@ def equivariance_report(
 
     def keep(name):
         def hook(module, inputs, output):
-            # A layer that is called twice counts once, by its first call.
-            if isinstance(output, Tensor) and output.ndim in (2, 4, 5):
-                seen.setdefault(name, output.clone())  # the next layer may work in place
+            acted_on = isinstance(output, Tensor) and (
+                output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] == len(group))
+            )
+            if acted_on and name not in seen:
+                seen[name] = output.clone()  # the next layer may work in place
 
         return hook
 
     for name, module in model.named_modules():
-        if name and not any(module.children()):
-            module.register_forward_hook(keep(name))
+        module.register_forward_hook(keep(name))
 
     def run(x):
         seen.clear()
-        output = model(x)
-        return {**seen, "output": output}
+        model(x)
+        return dict(seen)
 
     still = run(x)
     errors = dict.fromkeys(still, 0.0)

@@ -7,6 +7,7 @@ A layer is a learnt weight times a constant filter bank, and one ``conv2d``. On 
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,8 @@ class _BankConv(nn.Module):
                     "give padding, or an odd size"
                 )
             padding = (support - 1) // 2
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias is True or False, not {bias!r}")
         self.group = group
         self.in_channels = _integer("in_channels", in_channels, 1)
         self.out_channels = _integer("out_channels", out_channels, 1)
@@ -52,15 +55,15 @@ class _BankConv(nn.Module):
         self.kernel_size = support
 
         made = {"device": device, "dtype": dtype}
-        shape = (out_channels, in_channels, *self._relative(), constant.shape[1])
+        shape = (self.out_channels, self.in_channels, *self._group_axes(), constant.shape[1])
         self.weight = nn.Parameter(torch.empty(shape, **made))
-        self.bias = nn.Parameter(torch.empty(out_channels, **made)) if bias else None
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None
         self.register_buffer("bank", None, persistent=False)
         self._fill_constants()
         self.reset_parameters()
 
-    def _relative(self) -> tuple[int, ...]:
-        """Axes of the weight between channels and filters."""
+    def _group_axes(self) -> tuple[int, ...]:
+        """Sizes of the weight's axes between channels and filters."""
         return ()
 
     def reset_parameters(self) -> None:
@@ -89,7 +92,10 @@ class _BankConv(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
-        y = F.conv2d(x, self.kernel(), bias, self.stride, self.padding)
+        if x.device.type == "cpu" and x.shape[1] > 1:
+            # The backward pass of a CPU's convolution is faster so, norms and pooling are not.
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, self.kernel(), bias, self.stride, self.padding).contiguous()
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
     def extra_repr(self) -> str:
@@ -167,7 +173,7 @@ class GroupConv(_BankConv):
         quotient = self.group.quotient.to(self.weight.device)
         self.register_buffer("quotient", quotient, persistent=False)
 
-    def _relative(self) -> tuple[int, ...]:
+    def _group_axes(self) -> tuple[int, ...]:
         return (len(self.group),)
 
     def kernel(self) -> Tensor:
@@ -247,8 +253,12 @@ class Dropout(nn.Module):
 
 
 def _integer(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is an integer of at least {least}, not {value!r}")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is an integer of at least {least}, not {value!r}") from None
     if value < least:
         raise ValueError(f"{name} is an integer of at least {least}, not {value}")
     return value

@@ -458,7 +458,11 @@ def test_a_layer_made_without_memory_and_filled_later_computes_the_same(conv):
     layer = layer_of(conv, "p8", offset=pi / 8)
     hollow = layer_of(conv, "p8", offset=pi / 8, device="meta")
     assert hollow.weight.is_meta and hollow.weight.shape == layer.weight.shape
-    filled = hollow.to_empty(device="cpu")
+    torch.use_deterministic_algorithms(True)  # fills empty memory, which might be right by luck
+    try:
+        filled = hollow.to_empty(device="cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
     filled.load_state_dict(layer.state_dict())
     x = input_of(layer)
     assert_same(filled(x), layer(x))
@@ -616,13 +620,3 @@ def test_group_pooling_takes_lifted_maps_only(shape):
     with pytest.raises(ValueError) as failure:
         GroupPool()(torch.zeros(shape))
     assert str(list(shape)) in str(failure.value) or str(tuple(shape)) in str(failure.value)
-
-
-@pytest.mark.parametrize("kind", [LiftingConv, GroupConv])
-def test_a_layer_made_without_memory_gets_its_constants_with_its_memory(kind):
-    group = PointGroup(6, reflections=True)
-    layer = kind(group, 2, 3, offset=0.3)
-    empty = kind(group, 2, 3, offset=0.3, device="meta").to_empty(device="cpu")
-    empty.load_state_dict(layer.state_dict())
-    x = torch.randn(1, 2, 7, 7) if kind is LiftingConv else torch.randn(1, 2, 12, 7, 7)
-    assert torch.equal(empty(x), layer(x))

@@ -73,7 +73,11 @@ class PlainCNN(nn.Module):
             raise ValueError(f"a width of the hidden layer goes with head 'pooled', not {head!r}")
         if not widths:
             raise ValueError("widths names the channels of each layer; it is empty")
+        beyond = [number for number in pool_after if not 1 <= number <= len(widths)]
+        if beyond:
+            raise ValueError(f"pool_after names layers {beyond} of {len(widths)}")
         self.group = group
+        self.image_size = None if head == "pooled" else image_size  # other heads span the map
         layers: list[nn.Module] = []
         size, channels = image_size, in_channels
         for number, width in enumerate(widths, start=1):
@@ -81,6 +85,11 @@ class PlainCNN(nn.Module):
                 group, channels, width, bank, offset=offset, bias=bias
             )
             if padding == "shrink":
+                if conv.padding == 0:
+                    raise ValueError(
+                        f"a layer of bank {bank!r} has a kernel of {conv.kernel_size} pixel and "
+                        "cannot shrink a map; give padding 'same'"
+                    )
                 conv.padding -= 1
                 size -= 2
             layers += [conv, nn.BatchNorm3d(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
@@ -120,6 +129,11 @@ class PlainCNN(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
+                f"not {list(x.shape)}; give image_size"
+            )
         return self.head(self.trunk(x))
 
 
