@@ -321,3 +321,12 @@ print(*{name.split(".")[0] for name in sys.modules} - before - sys.stdlib_module
 """
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
     assert run.stdout.decode().split() == ["pdoe"]
+
+
+@pytest.mark.parametrize("variance", [1.0, 2.0])
+def test_initial_weights_have_the_variance_asked_for(variance):
+    model = PlainCNN(PointGroup(4), [30] * 6, bank="pixels", head="group", init_variance=variance)
+    for module in model.modules():
+        if isinstance(module, GroupConv):
+            fan_in = module.weight[0].numel()
+            assert abs(module.weight.var().item() * fan_in / variance - 1) < 0.1

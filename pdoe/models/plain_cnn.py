@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..groups import PointGroup
@@ -37,9 +39,11 @@ class PlainCNN(nn.Module):
         hidden: width of the hidden layer of head "pooled".
         dropout, dropout_after: probability, elementwise, and the layers (from 1) that it follows.
         norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
+        init_variance: of the initial weights of the equivariant layers, times their fan-in: 2 as
+            the layers have it, 1 as in Cohen & Welling's code. Batch norm hides the scale from the
+            output, but the smaller the weights, the further a step of Adam turns them.
         in_channels, classes, image_size: of the data.
 
-    >>> import torch
     >>> net = PlainCNN(PointGroup(8), [7] * 6, offset=torch.pi / 8)
     >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
     (torch.Size([2, 10]), 26747)
@@ -60,6 +64,7 @@ class PlainCNN(nn.Module):
         dropout_after: Sequence[int] = (1, 3, 4, 5, 6),
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        init_variance: float = 2.0,
         in_channels: int = 1,
         classes: int = 10,
         image_size: int = 28,
@@ -71,6 +76,8 @@ class PlainCNN(nn.Module):
             raise ValueError(f"head is 'dense', 'group' or 'pooled', not {head!r}")
         if (hidden is not None) != (head == "pooled"):
             raise ValueError(f"a width of the hidden layer goes with head 'pooled', not {head!r}")
+        if not init_variance > 0:
+            raise ValueError(f"init_variance is positive, not {init_variance}")
         if not widths:
             raise ValueError("widths names the channels of each layer; it is empty")
         beyond = [number for number in pool_after if not 1 <= number <= len(widths)]
@@ -127,6 +134,11 @@ class PlainCNN(nn.Module):
                 nn.ReLU(inplace=True),
                 nn.Linear(hidden, classes),
             )
+
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, LiftingConv | GroupConv):
+                    module.weight *= math.sqrt(init_variance / 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
