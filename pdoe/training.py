@@ -171,60 +171,61 @@ def fit(
     if checkpoint is not None and (checkpoint / "state.pt").exists():
         progress = _load(checkpoint / "state.pt", model, optimizer, generator, conditions)
     turn = AUGMENTATIONS[augment]
-    started, first = time.perf_counter() - progress.seconds, progress.epoch
+    began, first = time.perf_counter(), progress.epoch
+    started = began - progress.seconds  # as if there had been no interruption
 
     interactive = sys.stderr.isatty()
     bar = tqdm(total=epochs, initial=first, unit="epoch", disable=not interactive)
-    for epoch in range(first, epochs):
-        epoch_started = time.perf_counter()
-        for part in optimizer.param_groups:
-            part["lr"] = learning_rate_at(epoch, learning_rate)
-        model.train()
-        total_loss = torch.zeros((), device=device)
-        wrong = torch.zeros((), dtype=torch.int64, device=device)
-        seen = 0
-        for batch in epoch_batches(len(images), batch_size, generator):
-            batch = batch.to(device)
-            inputs = to_input(turn(images[batch], generator), data.mean, data.std)
-            with autocast(device, precision):
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total_loss += loss.detach() * len(batch)
-            wrong += (logits.detach().argmax(1) != labels[batch]).sum()
-            seen += len(batch)
-        train_loss = total_loss.item() / seen
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the loss is {train_loss} in epoch {epoch + 1} of {epochs}")
-        progress.epoch = epoch + 1
-        progress.training_seconds += time.perf_counter() - epoch_started
+    with bar:
+        for epoch in range(first, epochs):
+            epoch_started = time.perf_counter()
+            for part in optimizer.param_groups:
+                part["lr"] = learning_rate_at(epoch, learning_rate)
+            model.train()
+            total_loss = torch.zeros((), device=device)
+            wrong = torch.zeros((), dtype=torch.int64, device=device)
+            seen = 0
+            for batch in epoch_batches(len(images), batch_size, generator):
+                batch = batch.to(device)
+                inputs = to_input(turn(images[batch], generator), data.mean, data.std)
+                with autocast(device, precision):
+                    logits = model(inputs)
+                loss = F.cross_entropy(logits.float(), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total_loss += loss.detach() * len(batch)
+                wrong += (logits.detach().argmax(1) != labels[batch]).sum()
+                seen += len(batch)
+            train_loss = total_loss.item() / seen
+            if not math.isfinite(train_loss):
+                raise Diverged(f"the loss is {train_loss} in epoch {epoch + 1} of {epochs}")
+            progress.epoch = epoch + 1
+            progress.training_seconds += time.perf_counter() - epoch_started
 
-        test_error = None
-        if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
-            test_error = evaluate(model, data, precision, test_images)
-            best = progress.test_error_best
-            progress.test_error_best = test_error if best is None else min(best, test_error)
-        progress.test_error = test_error
-        progress.seconds = time.perf_counter() - started
-        row = {
-            "epoch": epoch + 1,
-            "learning_rate": learning_rate_at(epoch, learning_rate),
-            "train_loss": train_loss,
-            "train_error": 100 * wrong.item() / seen,
-            "test_error": test_error,
-            "seconds": round(time.perf_counter() - epoch_started, 3),
-        }
-        # In this order: an epoch that is logged but not saved is repeated, none is ever missing.
-        log(row, progress)
-        if checkpoint is not None:
-            _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
-        _report(bar, row, epoch + 1, epochs, first, interactive)
-        spent = time.perf_counter() - started
-        if max_seconds is not None and spent + row["seconds"] > max_seconds:
-            break
-    bar.close()
+            test_error = None
+            if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
+                test_error = evaluate(model, data, precision, test_images)
+                best = progress.test_error_best
+                progress.test_error_best = test_error if best is None else min(best, test_error)
+            progress.test_error = test_error
+            progress.seconds = time.perf_counter() - started
+            row = {
+                "epoch": epoch + 1,
+                "learning_rate": learning_rate_at(epoch, learning_rate),
+                "train_loss": train_loss,
+                "train_error": 100 * wrong.item() / seen,
+                "test_error": test_error,
+                "seconds": round(time.perf_counter() - epoch_started, 3),
+            }
+            # In this order: an epoch logged but not saved is repeated, and none is ever missing.
+            log(row, progress)
+            if checkpoint is not None:
+                _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
+            _report(bar, row, epoch + 1, epochs, first, interactive)
+            spent = time.perf_counter() - began
+            if max_seconds is not None and spent + row["seconds"] > max_seconds:
+                break
     return progress
 
 

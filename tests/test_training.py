@@ -101,6 +101,15 @@ def test_an_epoch_that_was_logged_but_not_saved_is_repeated(data, tmp_path):
     assert same(weights, trained(data)[0])
 
 
+def test_a_time_budget_counts_from_the_start_of_the_process(data, tmp_path):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["progress"]["seconds"] = 1e6  # spent by earlier processes
+    torch.save(state, tmp_path / "state.pt")
+    _, _, progress = trained(data, checkpoint=tmp_path, max_seconds=1000)
+    assert progress.epoch == 4 and progress.seconds > 1e6
+
+
 def test_a_finished_state_trains_no_further(data, tmp_path):
     weights, _, _ = trained(data, checkpoint=tmp_path)
     again, rows, progress = trained(data, checkpoint=tmp_path)
