@@ -9,6 +9,8 @@ The same command again continues an unfinished run and skips a finished one. Exi
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import signal
 import sys
@@ -66,7 +68,7 @@ def _main(cfg: DictConfig) -> None:
     # A run that fails or is refused does not keep the others of a sweep from running.
     try:
         _statuses.append(run(cfg))
-    except (RecordError, CheckpointMismatch, DataError, ValueError) as error:
+    except (RecordError, CheckpointMismatch, DataError, ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         _statuses.append("refused")
     except KeyboardInterrupt:
@@ -78,20 +80,26 @@ def run(cfg: DictConfig) -> str:
     experiment = HydraConfig.get().runtime.choices.experiment or "custom"
     config = resolved(cfg, experiment)
     recipe = config["recipe"]
+    if not isinstance(cfg.restart, bool):  # it throws results away
+        raise ValueError(f"restart is true or false, not {cfg.restart!r}")
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
     overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
     device, max_seconds = resolve_device(cfg.device), seconds(cfg.max_time)
     folder = RunFolder(run_folder(cfg.outputs, experiment, overrides, cfg.seed, recipe["scale"]))
     row = f"{experiment} {','.join(overrides)}".strip()
     print(f"\n{row}, seed {cfg.seed}: {folder.path}", flush=True)
 
+    make_repeatable(device)
     data = load_data(cfg.data.name, cfg.data.root, cfg.data.source).to(device)
     if cfg.restart:
         folder.discard()
+    before = folder.read_result()
     record = new_record(
         experiment=experiment,
         overrides=overrides,
         seed=cfg.seed,
-        config_hash=digest(config),
+        config=config,
         data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
         hardware={
             "device": device_name(device),
@@ -100,7 +108,8 @@ def run(cfg: DictConfig) -> str:
             "torch": torch.__version__,
         },
         code=ROOT,
-        before=folder.read_result(),
+        before=before,
+        config_before=configuration_in(folder),
         folder=folder.path,
     )
     if record["status"] == "finished":
@@ -164,6 +173,7 @@ def run(cfg: DictConfig) -> str:
         record["reason"] = "stopped by a signal"
         raise
     except CheckpointMismatch:
+        record = before or record  # nothing was trained: the record stays as it was
         raise
     except Diverged as error:
         record.update(status="diverged", reason=str(error))
@@ -172,10 +182,11 @@ def run(cfg: DictConfig) -> str:
         if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
             traceback.print_exc()
     finally:
-        record["ended"] = now()
+        if record is not before:
+            record["ended"] = now()
+            print(closing_line(record, folder), flush=True)
         folder.write_result(record)
         tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
-        print(closing_line(record, folder), flush=True)
     return record["status"]
 
 
@@ -196,6 +207,24 @@ def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     return {"experiment": experiment, **config}
 
 
+def configuration_in(folder: RunFolder) -> dict[str, Any] | None:
+    """What ``config.yaml`` of a run holds, to say what differs; None if it cannot be read."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
+        return {key: value for key, value in config.items() if key != "seed"}
+    except Exception:  # YAML has many ways to be damaged, and the record has the hash
+        return None
+
+
+def make_repeatable(device: torch.device) -> None:
+    """The same numbers again on a GPU, and fp32 that is float32; a CPU does so anyway."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     """The overrides that set this run apart from its experiment, sorted.
 
@@ -203,11 +232,12 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     the smoke recipe, which has a folder of its own.
     """
     experiment = [o for o in task if re.match(r"\+?experiment=", o)]
-    needed = sorted(o.lstrip("+") for o in task if o not in experiment)
+    needed = sorted(o for o in task if o not in experiment)
 
     def makes_no_difference(override: str) -> bool:
         others = experiment + [o for o in needed if o != override]
-        return resolved(hydra.compose("config", others), config["experiment"]) == config
+        without = resolved(hydra.compose("config", others), config["experiment"])
+        return digest(without) == digest(config)
 
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)
@@ -218,7 +248,10 @@ def build_model(config: dict[str, Any], data: DataSet) -> torch.nn.Module:
     """The network of a resolved configuration, for the images of ``data``."""
     arguments = dict(config["model"])
     recipe = config["recipe"]
-    return MODELS[arguments.pop("name")](
+    name = arguments.pop("name")
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: it is one of {', '.join(MODELS)}")
+    return MODELS[name](
         PointGroup.named(config["group"]["name"]),
         **arguments,
         dropout=recipe["dropout"],
@@ -230,14 +263,18 @@ def build_model(config: dict[str, Any], data: DataSet) -> torch.nn.Module:
     )
 
 
-def measured_equivariance(model: torch.nn.Module, data: DataSet) -> dict[str, float]:
-    """Largest relative error over the elements that keep the grid, on 64 test images, float32."""
+def measured_equivariance(model: torch.nn.Module, data: DataSet) -> dict[str, float | None]:
+    """Largest relative error over the elements that keep the grid, on 64 test images, float32.
+
+    None where it is not a finite number: a network that maps everything to 0 has none.
+    """
     model.eval()
     x = to_input(data.test_images[:64], data.mean, data.std)
-    parts = {"trunk": model.trunk, "logits": model}
-    return {
-        name: max(equivariance_error(part, model.group, x).values()) for name, part in parts.items()
-    }
+    errors = {}
+    for name, part in {"trunk": model.trunk, "logits": model}.items():
+        largest = max(equivariance_error(part, model.group, x).values())
+        errors[name] = largest if math.isfinite(largest) else None
+    return errors
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def filter_bank(
     - ``operators`` (PDO-eConv, Shen et al. 2020): the nine pixels of a 3x3 filter, each written as
       a differential operator of second order in u and v and discretised by central differences in
       the frame of g. K = 9; k is the smallest support that holds all of them: 3 where every frame
-      is a turn by a multiple of 90 degrees (n divides 4 and so does the offset), 5 otherwise. At
+      is a turn by a multiple of 90 degrees (n divides 4, mirrored or
+      not, and the offset is such a multiple), 5 otherwise. At
       the identity with offset 0 they are the nine pixels themselves.
     - ``pixels`` (an ordinary convolution on p1, the G-convolution of Cohen & Welling 2016 on p4 and
       p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,17 @@ def rotation(angle: float) -> list[list[float]]:
     for _ in range(quarters % 4):
         c, s = -s, c
     return [[c, -s], [s, c]]
+
+
+def _table(array: Callable[[PointGroup], np.ndarray]) -> cached_property[Tensor]:
+    """A property that is computed once: an ordinary CPU tensor, wherever it is first asked for."""
+
+    @wraps(array)
+    def constant(group: PointGroup) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.from_numpy(array(group))
+
+    return cached_property(constant)
 
 
 @dataclass(frozen=True)
@@ -85,28 +98,27 @@ class PointGroup:
     def __len__(self) -> int:
         return self.n * (1 + self.reflections)
 
-    @cached_property
+    @_table
     def matrices(self) -> Tensor:
         """The elements acting on points (x, y): float64 [G, 2, 2]."""
-        turns = [rotation(2 * math.pi * r / self.n) for r in range(self.n)]
-        rotations = torch.tensor(turns, dtype=torch.float64)
-        flip = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
-        return torch.cat([rotations, rotations @ flip]) if self.reflections else rotations
+        turns = np.array([rotation(2 * math.pi * r / self.n) for r in range(self.n)])
+        flip = np.diag([1.0, -1.0])
+        return np.concatenate([turns, turns @ flip]) if self.reflections else turns
 
-    @cached_property
+    @_table
     def product(self) -> Tensor:
         """Table of indices, int64 [G, G]: ``product[g, h]`` is gh."""
-        g = torch.arange(len(self))
+        g = np.arange(len(self))
         m, r = g // self.n, g % self.n
         sign = 1 - 2 * m[:, None]  # a reflection reverses the rotation that it moves past
         return (m[:, None] + m) % 2 * self.n + (r[:, None] + sign * r) % self.n
 
-    @cached_property
+    @_table
     def inverse(self) -> Tensor:
         r"""Index of :math:`g^{-1}`: int64 [G]."""
-        return (self.product == 0).int().argmax(1)
+        return (self.product.numpy() == 0).argmax(1)
 
-    @cached_property
+    @_table
     def quotient(self) -> Tensor:
         r"""Table of indices, int64 [G, G]: ``quotient[g, h]`` is :math:`g^{-1}h`, h seen from g."""
-        return self.product[self.inverse]
+        return self.product.numpy()[self.inverse.numpy()]

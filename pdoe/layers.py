@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,9 @@ class _BankConv(nn.Module):
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
         if x.device.type == "cpu" and x.shape[1] > 1:
-            # The backward pass of a CPU's convolution is faster so, norms and pooling are not.
-            x = x.contiguous(memory_format=torch.channels_last)
+            # Channels last: the backward pass of a CPU's convolution is faster so, while norms and
+            # pooling are not. Said by permutation, which torch.func.vmap understands.
+            x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         y = F.conv2d(x, self.kernel(), bias, self.stride, self.padding).contiguous()
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
@@ -138,7 +140,7 @@ class LiftingConv(_BankConv):
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k]."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _full_precision(self.weight):
             kernel = torch.einsum("oik,gkyx->ogiyx", self.weight, self.bank)
         return kernel.flatten(0, 1)
 
@@ -179,7 +181,7 @@ class GroupConv(_BankConv):
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k]."""
         weight = self.weight[:, :, self.quotient]  # [C', C, G, G, K], out g, then in h
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with _full_precision(weight):
             kernel = torch.einsum("oighk,gkyx->ogihyx", weight, self.bank)
         return kernel.flatten(2, 3).flatten(0, 1)
 
@@ -250,6 +252,14 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def _full_precision(weight: Tensor) -> AbstractContextManager:
+    """No autocast, on the devices that have it."""
+    kind = weight.device.type
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def _integer(name: str, value: int, least: int) -> int:

@@ -51,7 +51,10 @@ NOTES = """\
 - Best epoch: the authors' protocol, the best epoch **selected on the test set**. Not compared.
 """
 DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
-MIXED = "- `†`: runs of more than one configuration or data checksum are averaged in this line.\n"
+ANOTHER = """\
+- `↳ configuration`: runs of the same row before its configuration changed, or at another precision;
+  only runs that differ in nothing but the seed are averaged.
+"""
 MEASURED = """\
 - Seconds per run: mean over the finished runs, on the device named. Equivariance error: the
   largest over them. Runs that did not finish stay listed and are averaged into nothing.
@@ -80,11 +83,18 @@ def parameters(line: Line) -> str:
     return f"{published} / {', '.join(f'{n:,}' for n in sorted(counts)) or NONE}"
 
 
+def named(line: Line) -> str:
+    """What tells a line from the row's first one."""
+    return " ".join(f"`{plain(part)}`" for part in (line.another[:8], line.overrides) if part)
+
+
 def result_cells(line: Line) -> list[str]:
     """One line of the main table."""
     name = f"↳ `{plain(line.overrides)}`" if line.overrides else f"`{line.paper.row}`"
-    method = [name, line.paper.method, "" if line.overrides else line.paper.group]
-    cells = [*method, parameters(line), line.paper.error]
+    if line.another:
+        name = f"↳ configuration {named(line)}"
+    group = "" if line.overrides else line.paper.group
+    cells = [name, line.paper.method, group, parameters(line), line.paper.error]
     if not (ours := line.ours):
         return [*cells, NONE, NONE, NONE, NONE, plain(line.verdict), NONE]
     away, half = ours.mean - float(line.paper.error), ours.half_width
@@ -118,9 +128,8 @@ def measured_cells(line: Line) -> list[str]:
         for run in line.runs
         for commit in (run["commit"] or "unknown").replace("+", ",").split(",")
     }
-    name = f"`{line.paper.row}`" + (f" `{plain(line.overrides)}`" if line.overrides else "")
     return [
-        name,
+        f"`{line.paper.row}` {named(line)}".strip(),
         plain(line.provenance),
         ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())),
         ", ".join(map(str, sorted({run["seed"] for run in line.runs}))),
@@ -140,9 +149,9 @@ def render(name: str, lines: Sequence[Line], scale: str) -> str:
         parts.append(SMOKE)
     parts.append(grid(RESULTS, map(result_cells, lines)))
     dirty = any(run["dirty"] for line in lines for run in line.runs)
-    mixed = any("†" in line.marks for line in lines)
+    another = any(line.another for line in lines)
     notes = NOTES.format(embedded=EMBEDDED_TEST_IMAGES)
-    parts.append(notes + DIRTY * dirty + MIXED * mixed)
+    parts.append(notes + ANOTHER * another + DIRTY * dirty)
     parts.append(RULE)
     if measured := [line for line in lines if line.runs]:
         parts.append("## How these were measured\n")
@@ -155,7 +164,7 @@ def readme_table(lines: Sequence[Line]) -> str:
     """The compact table for the README: published rows and our runs of them as they stand."""
     rows = []
     for line in lines:
-        if not line.overrides:
+        if not line.overrides and not line.another:
             _, method, group, count, error, ours, *_, verdict, _ = result_cells(line)
             rows.append([method, group, count, error, ours, verdict, line.provenance or NONE])
     return grid(README, rows)

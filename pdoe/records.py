@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from .files import write_whole
 
 
 class RecordError(Exception):
@@ -50,11 +51,12 @@ def new_record(
     experiment: str,
     overrides: Sequence[str],
     seed: int,
-    config_hash: str,
+    config: Mapping[str, Any],
     data: Mapping[str, str],
     hardware: Mapping[str, Any],
     code: str | Path,
     before: Mapping[str, Any] | None,
+    config_before: Mapping[str, Any] | None,
     folder: str | Path,
 ) -> dict[str, Any]:
     """The record of a run that begins, or goes on from ``before``, or was finished before.
@@ -63,14 +65,17 @@ def new_record(
     start, so that a run that is killed says so. Errors are in per cent.
 
     Args:
+        config: what determines the result apart from seed and data.
         data: name, provenance and sha256.
         hardware: device, precision, threads and torch.
         code: a folder in the repository whose commit is recorded.
-        before: the record that an earlier run left in ``folder``.
+        before, config_before: record and configuration that an earlier run left in ``folder``.
 
     Raises:
-        RecordError: ``before`` is the record of another configuration or of other data.
+        RecordError: ``before`` is damaged, or the record of another configuration or other data;
+            what differs is named.
     """
+    config_hash = digest(config)
     commit, dirty = repository_state(code)
     record = {
         "run_id": run_id(config_hash, seed, data["sha256"]),
@@ -96,20 +101,23 @@ def new_record(
     }
     if before is None:
         return record
-    missing = [key for key in record if key not in before and key != "reason"]
-    if missing:
-        raise RecordError(
-            f"{folder}/result.json lacks {', '.join(missing)}; {_WAYS_OUT.format(folder)}"
-        )
-    differ = [
-        f"{name} {had}, now {has}"
-        for name, had, has in (
-            ("config_hash", before["config_hash"], config_hash),
-            ("data.provenance", before["data"]["provenance"], data["provenance"]),
-            ("data.sha256", before["data"]["sha256"], data["sha256"]),
-        )
-        if had != has
+    damaged = [
+        key
+        for key, value in record.items()
+        if key != "reason"
+        and (key not in before or (isinstance(value, str) and not isinstance(before[key], str)))
     ]
+    if not isinstance(before.get("data"), dict) or set(data) - set(before["data"]):
+        damaged.append("data")
+    if before.get("status") == "finished" and not isinstance(before.get("test_error"), int | float):
+        damaged.append("test_error")
+    if damaged:
+        names = ", ".join(dict.fromkeys(damaged))
+        raise RecordError(f"{folder}/result.json is damaged at {names}; {_WAYS_OUT.format(folder)}")
+    differ = _differences({"data": before["data"]}, {"data": dict(data)})
+    if before["config_hash"] != config_hash:
+        known = _differences(config_before, config) if config_before else []
+        differ += known or [f"config_hash {before['config_hash']}, now {config_hash}"]
     if differ:
         raise RecordError(
             f"{folder} holds a run ({before['status']}) of another configuration or other data: "
@@ -126,6 +134,18 @@ def new_record(
         "dirty": dirty or before["dirty"],
         "reason": record["reason"],
     }
+
+
+def _differences(had: Mapping[str, Any], has: Mapping[str, Any], name: str = "") -> list[str]:
+    """The entries that two nested mappings do not share, dotted."""
+    lines = []
+    for key in dict.fromkeys([*had, *has]):
+        old, new = had.get(key), has.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _differences(old, new, f"{name}{key}.")
+        elif digest(old) != digest(new):  # as the hash sees it: 0 and 0.0 are two values
+            lines.append(f"{name}{key} {old}, now {new}")
+    return lines
 
 
 _WAYS_OUT = "move {} away, or give restart=true to throw it away"
@@ -155,17 +175,6 @@ def repository_state(folder: str | Path) -> tuple[str, bool]:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside and rename it, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class RunFolder:

@@ -226,11 +226,3 @@ def csv_text(content: RunsFile) -> str:
     writer.writerow(content.columns)
     writer.writerows([run.cells.get(name, "") for name in content.columns] for run in content.runs)
     return out.getvalue() + "".join(f"{line}\n" for line in content.damaged)
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a file under another name and rename it: readers see the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, "utf-8", newline="")
-    os.replace(draft, path)

@@ -111,13 +111,18 @@ def read_paper(path: Path) -> list[Published]:
 
 @dataclass(frozen=True)
 class Line:
-    """The runs of one published row that share their overrides and the provenance of the data."""
+    """The runs of one published row that differ in nothing but their seeds.
+
+    ``another`` is empty for the newest configuration of that row, overrides and provenance, and
+    names the others: a row's recipe may change, and its runs at another precision are others too.
+    """
 
     paper: Published
     overrides: str
     provenance: str
     runs: tuple[Run, ...]
     scale: str = "full"
+    another: str = ""
 
     @property
     def finished(self) -> list[Run]:
@@ -171,9 +176,7 @@ class Line:
 
     @property
     def marks(self) -> str:
-        dirty = any(run["dirty"] for run in self.finished)
-        kinds = {(run["config_hash"], run["data.sha256"]) for run in self.finished}
-        return ("\\*" if dirty else "") + ("†" if len(kinds) > 1 else "")
+        return "\\*" if any(run["dirty"] for run in self.finished) else ""
 
 
 def noted(word: str, notes: Iterable[str]) -> str:
@@ -182,23 +185,36 @@ def noted(word: str, notes: Iterable[str]) -> str:
 
 
 def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> list[Line]:
-    """Every published row, run or not, each followed by its runs with overrides."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    """Every published row, run or not, each followed by its runs with overrides.
+
+    Only seeds are averaged: runs of another configuration or of other data are lines of their own,
+    the newest configuration that has a finished run before the others.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.order):
-        key = (run["experiment"], run["overrides"] or "", run["data.provenance"] or "unknown")
-        groups.setdefault(key, []).append(run)
+        names = ("experiment", "overrides", "data.provenance", "config_hash", "data.sha256")
+        groups.setdefault(tuple(run[name] or "" for name in names), []).append(run)
     lines = []
     for row in paper:
-        own = [
-            Line(row, overrides, provenance, tuple(members), scale)
-            for (name, overrides, provenance), members in groups.items()
-            if name == row.row
-        ]
+        own: list[Line] = []
+        mine = [(key, members) for key, members in groups.items() if key[0] == row.row]
+        for (_, overrides, provenance, config, _), members in sorted(mine, key=newest_first):
+            another = any((o.overrides, o.provenance) == (overrides, provenance) for o in own)
+            name = config or "unknown" if another else ""
+            own.append(Line(row, overrides, provenance or "unknown", tuple(members), scale, name))
         own.sort(key=lambda line: (line.overrides, nearness(line.provenance), line.provenance))
         if not own or own[0].overrides:
             own.insert(0, Line(row, "", "", (), scale))
         lines += own
     return lines
+
+
+def newest_first(group: tuple[tuple[str, ...], list[Run]]) -> tuple:
+    """Order of the configurations of a row: those that were carried out, the newest first."""
+    key, members = group
+    newest = max(run["started"] or "" for run in members)
+    # Times are ISO texts of one form: the later one has the larger characters.
+    return not any(run.finished for run in members), [-ord(c) for c in newest], key
 
 
 def nearness(provenance: str) -> int:

@@ -43,8 +43,10 @@ class Tracker:
         try:
             import wandb
 
-            if mode == "auto":
+            if mode in ("auto", "online"):  # `wandb.init` would ask for a login on a terminal
                 stored = wandb.login(prompt=False, verify=False)
+                if mode == "online" and not stored:
+                    print("tracking: no W&B login is stored (`wandb login`), going on offline")
                 mode = "online" if stored else "offline"
             arguments = {
                 "project": project,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from .data import DataSet
 from .data.batches import epoch_batches, random_rotation, to_input
+from .files import write_whole
 
 AUGMENTATIONS = {"none": lambda images, generator: images, "rotation": random_rotation}
 
@@ -50,7 +50,10 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` is the first GPU where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is auto, cpu, cuda or cuda:1, not {device!r}") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device}: PyTorch finds no GPU here; use device=cpu or auto")
     return chosen
@@ -156,6 +159,21 @@ def fit(
         Diverged: the mean loss of an epoch is not finite; the checkpoint of the epoch before stays.
         CheckpointMismatch: the state was made with another precision, thread count or device.
     """
+    for name, value in {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "evaluate.every": evaluate_every,
+        "train_images": train_images,
+        "test_images": test_images,
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is a positive integer, not {value}")
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
+    if not learning_rate or min(first for first, _ in learning_rate) > 0:
+        raise ValueError(
+            f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {learning_rate}"
+        )
     device = data.train_images.device
     images, labels = data.train_images[:train_images], data.train_labels[:train_images]
     if len(images) < batch_size:
@@ -172,6 +190,7 @@ def fit(
         progress = _load(checkpoint / "state.pt", model, optimizer, generator, conditions)
     turn = AUGMENTATIONS[augment]
     began, first = time.perf_counter(), progress.epoch
+    tested, evaluation_seconds = len(data.test_images[:test_images]), None
     started = began - progress.seconds  # as if there had been no interruption
 
     interactive = sys.stderr.isatty()
@@ -201,11 +220,14 @@ def fit(
             if not math.isfinite(train_loss):
                 raise Diverged(f"the loss is {train_loss} in epoch {epoch + 1} of {epochs}")
             progress.epoch = epoch + 1
-            progress.training_seconds += time.perf_counter() - epoch_started
+            training_seconds = time.perf_counter() - epoch_started
+            progress.training_seconds += training_seconds
 
             test_error = None
             if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
+                evaluation_started = time.perf_counter()
                 test_error = evaluate(model, data, precision, test_images)
+                evaluation_seconds = time.perf_counter() - evaluation_started
                 best = progress.test_error_best
                 progress.test_error_best = test_error if best is None else min(best, test_error)
             progress.test_error = test_error
@@ -222,35 +244,38 @@ def fit(
             log(row, progress)
             if checkpoint is not None:
                 _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
-            _report(bar, row, epoch + 1, epochs, first, interactive)
+            _report(bar, row, epochs, interactive)
+            ahead = [
+                training_seconds
+                + is_evaluated(e, epochs, evaluate_every, evaluate_last)
+                # Until it is measured: the forward pass is a third of a training step.
+                * (evaluation_seconds or training_seconds * tested / len(images) / 3)
+                for e in range(epoch + 2, epochs + 1)
+            ]
+            if epoch == first and ahead:
+                _announce(sum(ahead), row["seconds"])
             spent = time.perf_counter() - began
-            if max_seconds is not None and spent + row["seconds"] > max_seconds:
+            if max_seconds is not None and ahead and spent + ahead[0] > max_seconds:
                 break
     return progress
 
 
-def _report(
-    bar: tqdm, row: Mapping[str, Any], epoch: int, epochs: int, first: int, interactive: bool
-) -> None:
+def _report(bar: tqdm, row: Mapping[str, Any], epochs: int, interactive: bool) -> None:
     test = "" if row["test_error"] is None else f", test error {row['test_error']:.2f} %"
     line = f"loss {row['train_loss']:.4f}, train error {row['train_error']:.2f} %{test}"
     if interactive:
         bar.set_postfix_str(line, refresh=False)
         bar.update()
     else:
-        print(f"epoch {epoch}/{epochs}: {line}, {row['seconds']:.1f} s", flush=True)
-    if epoch == first + 1 < epochs:
-        left = row["seconds"] * (epochs - epoch)
-        over = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-        tqdm.write(
-            f"about {_duration(left)} left at {row['seconds']:.1f} s per epoch, evaluation apart: "
-            f"over at {over}"
-        )
+        print(f"epoch {row['epoch']}/{epochs}: {line}, {row['seconds']:.1f} s", flush=True)
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+def _announce(left: float, epoch: float) -> None:
+    """When it will be over, after the first epoch."""
+    minutes = round(left / 60)
+    duration = f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+    over = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+    tqdm.write(f"{epoch:.1f} s for the first epoch, about {duration} left: over at {over}")
 
 
 def _save(path, model, optimizer, generator, conditions, progress) -> None:
@@ -263,10 +288,7 @@ def _save(path, model, optimizer, generator, conditions, progress) -> None:
         "conditions": conditions,
         "progress": vars(progress),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    write_whole(path, lambda file: torch.save(state, file))
 
 
 def _load(path, model, optimizer, generator, conditions) -> Progress:

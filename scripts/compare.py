@@ -29,6 +29,7 @@ if __name__ == "__main__":  # tables need no torch, which `import pdoe` would lo
     sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
 
 from pdoe import markdown, runs, tables  # noqa: E402
+from pdoe.files import write_whole  # noqa: E402
 from pdoe.runs import TableError  # noqa: E402
 
 
@@ -89,12 +90,12 @@ def compare(args: argparse.Namespace) -> int:
 
     lines = tables.table_lines(paper, merged.runs, args.scale)
     text = markdown.render(args.table, lines, args.scale)
-    runs.write_beside(target / "runs.csv", runs.csv_text(merged))
-    runs.write_beside(target / "table.md", text)
+    write_whole(target / "runs.csv", runs.csv_text(merged))
+    write_whole(target / "table.md", text)
     if readme:
         before = readme.read_bytes().decode()
         table = markdown.readme_table(lines)
-        runs.write_beside(readme, markdown.insert(before, args.table, table))
+        write_whole(readme, markdown.insert(before, args.table, table))
     print(text, end="")
     say(f"{len(of_table)} runs under {source}, {len(merged.runs)} in {target / 'runs.csv'}")
 

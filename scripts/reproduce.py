@@ -49,6 +49,16 @@ def chosen_seeds(text: str) -> list[str]:
     return seeds
 
 
+def run(*command: str) -> int:
+    """Exit code of a script of ours; on Ctrl-C it has all the time that it needs to end well."""
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the script has got the signal, too
+            pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", help="a folder of experiments/, such as mnist_rot")
@@ -59,12 +69,13 @@ def main() -> None:
     rows = chosen_rows(arguments.rows, known_rows(arguments.table))
     seeds = chosen_seeds(arguments.seeds)
 
-    def run(*command: str) -> int:
-        return subprocess.run([sys.executable, *command], cwd=ROOT).returncode
-
-    smoke = ["recipe=smoke"] if arguments.scale == "smoke" else []
+    smoke = arguments.scale == "smoke"
     trained = run(
-        "train.py", "-m", f"experiment={','.join(rows)}", f"seed={','.join(seeds)}", *smoke
+        "train.py",
+        "-m",
+        f"experiment={','.join(rows)}",
+        f"seed={','.join(seeds)}",
+        *(["recipe=smoke", "hydra.sweep.dir=outputs/smoke/.sweep"] if smoke else []),
     )
     compared = run(
         "scripts/compare.py", arguments.table, "--scale", arguments.scale, "--rows", ",".join(rows)
@@ -73,7 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(75)
+    main()

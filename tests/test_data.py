@@ -35,6 +35,7 @@ from pdoe.data import (
 from pdoe.data.batches import rotate
 from pdoe.data.dataset import digest, make_data_set, pixel_statistics
 from pdoe.data.turning import gaussian_turn, turn_digits
+from pdoe.files import write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_ROOT = Path(os.environ.get("PDOE_DATA") or "data").resolve()
@@ -401,7 +402,7 @@ def test_a_write_that_fails_leaves_nothing_behind():
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        files.write_whole(Path("folder/file"), half)
+        write_whole(Path("folder/file"), half)
     assert list(Path("folder").iterdir()) == []
 
 
@@ -492,7 +493,7 @@ def test_mnist_is_downloaded_from_the_first_good_mirror(tiny_mnist, server, monk
 
 
 def literal_turn(digit: np.ndarray, angle: float) -> np.ndarray:
-    """The formula of the issue, word by word, over a lattice far larger than any window."""
+    """The defining sum, word by word, over a lattice far larger than any window."""
     side, c, s = len(digit), math.cos(angle), math.sin(angle)
     centre = (side - 1) / 2
     picture = np.zeros((side, side))

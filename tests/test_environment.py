@@ -1,6 +1,8 @@
 """The list of pins, the Makefile's targets, and what a first user does wrong."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -75,6 +77,28 @@ def test_rows_are_names_or_patterns_and_an_unknown_one_is_named():
         chosen_rows(" ", known)
     with pytest.raises(SystemExit, match="unknown table 'imagenet'; there are: .*mnist_rot"):
         known_rows("imagenet")
+
+
+def test_a_script_that_is_interrupted_has_the_time_to_end_well(tmp_path):
+    (tmp_path / "child.py").write_text(
+        "import sys, time\n"
+        "print('ready', flush=True)\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: time.sleep(1); print('saved', flush=True); sys.exit(75)\n"
+    )
+    code = f"import reproduce, sys; sys.exit(reproduce.run({str(tmp_path / 'child.py')!r}))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "scripts",
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=60)[0] == "saved\n"
+    assert process.returncode == 75
 
 
 def test_seeds_are_numbers():

@@ -25,11 +25,12 @@ def record(tmp_path, before=None, **changed):
             "experiment": "row",
             "overrides": [],
             "seed": 0,
-            "config_hash": "c0",
+            "config": {"model": {"width": 7}, "decay": 0.0},
             "data": DATA,
             "hardware": HARDWARE,
             "code": tmp_path,
             "before": before,
+            "config_before": {"model": {"width": 7}, "decay": 0.0},
             "folder": tmp_path,
             **changed,
         }
@@ -112,8 +113,12 @@ def test_a_run_that_goes_on_under_another_commit_records_both(repository):
 
 def test_another_configuration_or_other_data_are_refused_and_named(tmp_path):
     before = record(tmp_path)
-    with pytest.raises(RecordError, match="config_hash c0, now c1.*restart=true"):
-        record(tmp_path, before, config_hash="c1")
+    other = {"model": {"width": 8}, "decay": 0}
+    said = "interrupted.*: model.width 7, now 8; decay 0.0, now 0; .*restart=true"
+    with pytest.raises(RecordError, match=said):
+        record(tmp_path, before, config=other)
+    with pytest.raises(RecordError, match=f"config_hash .*, now {digest(other)}"):
+        record(tmp_path, before, config=other, config_before=None)
     with pytest.raises(RecordError, match="data.provenance regenerated, now embedded"):
         record(tmp_path, before, data={**DATA, "provenance": "embedded", "sha256": "cd"})
 
@@ -124,8 +129,21 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
 
 
 def test_a_record_without_its_fields_is_refused(tmp_path):
-    with pytest.raises(RecordError, match="lacks run_id, experiment"):
+    with pytest.raises(RecordError, match="damaged at run_id, experiment.*restart=true"):
         record(tmp_path, {"status": "finished"})
+
+
+@pytest.mark.parametrize(
+    "field", [{"data": None}, {"data": {}}, {"commit": None}, {"status": 3}, {"config_hash": None}]
+)
+def test_a_record_with_a_field_of_another_kind_is_refused(tmp_path, field):
+    with pytest.raises(RecordError, match=f"damaged at {next(iter(field))};"):
+        record(tmp_path, {**record(tmp_path), **field})
+
+
+def test_a_finished_record_without_its_error_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="damaged at test_error"):
+        record(tmp_path, {**record(tmp_path), "status": "finished"})
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -172,9 +172,63 @@ def test_a_damaged_checkpoint_is_named_and_the_record_kept(launch, tmp_path, cap
     assert launch(*arguments, "restart=true") == 0
 
 
+def test_a_run_that_cannot_go_on_here_keeps_its_record(launch, tmp_path, capsys):
+    arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
+    assert launch(*arguments, "max_time=00:00:00") == 75
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    before, threads = path.read_bytes(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert launch(*arguments) == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert f"made with threads {threads}, now {threads + 1}" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert launch(*arguments) == 0
+
+
+@pytest.mark.parametrize("word", ["no", "maybe", "1"])
+def test_only_true_throws_a_finished_run_away(launch, tmp_path, capsys, word):
+    assert launch("experiment=mnistrot_p4") == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    before = path.read_bytes()
+    assert launch("experiment=mnistrot_p4", f"restart={word}") == 1
+    assert "restart is true or false" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_value_written_in_another_way_is_a_run_of_its_own(launch, tmp_path):
+    """0 and 0.0 have two hashes, so they must have two folders."""
+    assert launch("experiment=mnistrot_p4") == 0
+    assert launch("experiment=mnistrot_p4", "recipe.weight_decay=0") == 0
+    assert len(records(tmp_path / "outputs")) == 2
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
+        ("model.name=resnet", "unknown model 'resnet'"),
+        ("recipe.augment=flip", "augment is one of none, rotation"),
+        ("recipe.epochs=0", "epochs is a positive integer, not 0"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_a_failed_run_with_its_reason(
+    launch, tmp_path, capsys, wrong, said
+):
+    assert launch("experiment=mnistrot_p4", wrong) == 1
+    (record,) = records(tmp_path / "outputs").values()
+    assert record["status"] == "failed" and said in record["reason"]
+    captured = capsys.readouterr()
+    assert said in captured.out and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["experiment=mnistrot_p4", "seed=-1"], "seed is an integer of at least 0, not -1"),
+        (["experiment=mnistrot_p4", "seed=1.5"], "seed is an integer of at least 0, not 1.5"),
+        (["experiment=mnistrot_p4", "device=gpu"], "device is auto, cpu, cuda or cuda:1"),
+        (["experiment=mnistrot_p4", "outputs=/proc/x"], "/proc/x"),
         (["experiment=mnistrot_p5"], "mnistrot_p4"),  # the ones that there are
         (["experiment=mnistrot_p4", "recipe.epoch=1"], "epoch"),
         (["experiment=mnistrot_p4", "max_time=soon"], "HH:MM:SS"),

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe import GroupConv, LiftingConv, PointGroup, training
 from pdoe.data import DataSet
 from pdoe.layers import Dropout
 from pdoe.training import (
@@ -144,17 +144,73 @@ def test_weight_decay_is_on_convolution_and_linear_weights_only():
 
 
 def test_the_l2_term_is_in_the_gradient_as_in_the_authors_loss(data):
-    """Adam sees gradient + 0.01 w (their `wl * l2_loss`), which AdamW would not."""
-    plain, decayed = (
-        trained(data, epochs=1, weight_decay=decay, train_images=8)[0]["6.weight"]
-        for decay in (0.0, 1e6)
+    """Adam sees gradient + decay * w (their `wl * l2_loss`), which AdamW would not."""
+    start = network().state_dict()
+    # Adam's first step is the rate times the sign of the gradient; a term this large decides it.
+    decayed = trained(data, epochs=1, weight_decay=1e6, train_images=8)[0]
+    for name in ("0.weight", "4.weight", "6.weight"):
+        step = decayed[name] - start[name]
+        torch.testing.assert_close(step, -0.01 * start[name].sign(), atol=1e-4, rtol=0)
+    plain = trained(data, epochs=1, train_images=8)[0]
+    torch.testing.assert_close(decayed["4.bias"].abs(), plain["4.bias"].abs(), atol=1e-4, rtol=0)
+    assert not same(plain, decayed)
+
+
+def test_augmentation_changes_what_is_learnt(data):
+    assert not same(trained(data)[0], trained(data, augment="rotation")[0])
+
+
+def test_only_so_many_images_are_tested(data):
+    seen = []
+    model = network()
+    model.register_forward_hook(
+        lambda module, inputs, output: None if module.training else seen.append(len(output))
     )
-    torch.manual_seed(0)
-    start = network()[6].weight
-    # Adam's first step is the rate times the sign of the gradient, however large the L2 term in it.
-    for weights in (plain, decayed):
-        step = (weights - start).abs()
-        torch.testing.assert_close(step, torch.full_like(step, 0.01), atol=1e-4, rtol=0)
+    fit(model, data, **{**SETTINGS, "evaluate_every": 1}, test_images=7)
+    assert seen == [7] * 4
+
+
+def test_the_best_error_is_the_smallest_evaluated_one_and_the_last_one_counts(data, monkeypatch):
+    errors = iter([50.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(training, "evaluate", lambda *_: next(errors))
+    _, rows, progress = trained(data, evaluate_every=1)
+    assert [row["test_error"] for row in rows] == [50, 20, 30, 40]
+    assert (progress.test_error, progress.test_error_best) == (40, 20)
+
+
+@pytest.mark.parametrize("budget, epochs", [(None, 4), (299, 1), (301, 2)])
+def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, budget, epochs):
+    clock = [0.0]
+
+    def pass_time(seconds, result=None):
+        clock[0] += seconds
+        return result
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(training, "evaluate", lambda *_: pass_time(100, 1.0))
+    model = network()
+    model.register_forward_hook(lambda *_: pass_time(10))
+    settings = {**SETTINGS, "evaluate_every": 1}
+    progress = fit(model, data, **settings, max_seconds=budget)  # epochs of 5 * 10 + 100 s
+    assert progress.epoch == epochs
+    assert "about 8 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"epochs": 0}, "epochs is a positive integer, not 0"),
+        ({"evaluate_every": 0}, "evaluate.every is a positive integer, not 0"),
+        ({"train_images": -5}, "train_images is a positive integer, not -5"),
+        ({"test_images": 0}, "test_images is a positive integer, not 0"),
+        ({"augment": "flip"}, "augment is one of none, rotation, not 'flip'"),
+        ({"learning_rate": []}, "needs a rate for epoch 0"),
+        ({"learning_rate": [[5, 0.1]]}, "needs a rate for epoch 0.*not \\[\\[5, 0.1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_is_refused(data, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        trained(data, **wrong)
 
 
 def test_the_last_partial_batch_is_dropped(data):
@@ -213,6 +269,7 @@ def test_a_batch_larger_than_the_set_is_refused(data):
 
 def test_bf16_training_keeps_float32_weights(data):
     weights, rows, _ = trained(data, epochs=1, precision="bf16")
+    assert not same(weights, trained(data, epochs=1)[0])
     assert weights["0.weight"].dtype == torch.float32
     assert math.isfinite(rows[0]["train_loss"])
 
@@ -222,6 +279,8 @@ def test_device_and_precision_say_what_is_allowed():
     with pytest.raises(ValueError, match="auto, bf16 or fp32, not 'fp16'"):
         resolve_precision("fp16", torch.device("cpu"))
     assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="device is auto, cpu, cuda or cuda:1, not 'gpu'"):
+        resolve_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device=cuda.*no GPU"):
             resolve_device("cuda")

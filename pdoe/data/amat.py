@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_whole
 from .dataset import DataError
-from .files import Absent, download, write_whole
+from .files import Absent, download
 
 ZIP_NAME = "mnist_rotation_new.zip"
 ZIP_MD5 = "0f9a947ff3d30e95cd685462cbf3b847"
@@ -123,4 +124,4 @@ def download_original(root: Path) -> None:
     raw = download(ZIP_URL)
     if (found := hashlib.md5(raw).hexdigest()) != ZIP_MD5:
         raise Absent(f"{ZIP_URL} gave {len(raw)} bytes of MD5 {found}, expected {ZIP_MD5}")
-    write_whole(root / "mnist_rot" / ZIP_NAME, lambda file: file.write(raw))
+    write_whole(root / "mnist_rot" / ZIP_NAME, raw)

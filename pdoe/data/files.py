@@ -1,16 +1,14 @@
-"""Where data lie, and how files come to be there: whole under their final name, or not at all."""
+"""Where data lie, how they are downloaded, and the caches of what was made of them."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from ..files import write_whole
 from .dataset import PARTS, DataError, digest
 
 OWN_FOLDER = Path("data")  # the project's own data root, relative to the current directory
@@ -42,26 +40,6 @@ def writable_root(root: Path) -> Path:
 def search_roots(root: Path) -> list[Path]:
     """The folders where data of `root` may lie: itself, and its stand-in if it is read-only."""
     return list(dict.fromkeys([root, writable_root(root)]))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside its place and rename it: no reader ever sees a part of it.
-
-    Each process writes under a name of its own, so that several may make the same file. Raises
-    `OSError` where the folder takes no files; nothing is left behind then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp keeps others out; data may be shared
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def download(url: str) -> bytes:
@@ -100,7 +78,9 @@ def read_cache(path: Path, pinned: str | None = None) -> tuple[dict[str, np.ndar
         with np.load(path, allow_pickle=False) as file:
             arrays = {part: file[part] for part in PARTS}
             expected = pinned or str(file["sha256"])
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
         raise DataError(f"{path} is damaged: not a readable cache ({error}). {remedy}") from None
     found = digest(arrays)
     if found != expected:

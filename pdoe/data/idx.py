@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_whole
 from .dataset import DataError
-from .files import Absent, download, write_whole
+from .files import Absent, download
 
 # MD5 of the unpacked bytes: gzip wrappings differ between mirrors, the contents do not.
 MNIST_FILES = {
@@ -100,7 +101,7 @@ def download_mnist(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mnist.", dir=root) as folder:
         for name, raw in packed.items():
-            write_whole(Path(folder, "mnist", f"{name}.gz"), lambda file, raw=raw: file.write(raw))
+            write_whole(Path(folder, "mnist", f"{name}.gz"), raw)
         try:
             Path(folder, "mnist").rename(root / "mnist")  # all four at once
         except OSError:  # another process was faster, or a folder with other files is there

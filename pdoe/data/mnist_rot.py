@@ -20,6 +20,7 @@ import numpy as np
 from .amat import ZIP_NAME, ZIP_URL, download_original, read_original
 from .dataset import DataError, DataSet, digest, make_data_set
 from .files import (
+    OWN_FOLDER,
     Absent,
     cache_path,
     data_root,
@@ -61,6 +62,8 @@ def load_mnist_rot(root: str | os.PathLike | None = None, source: str = "auto") 
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} of {NAME}: expected one of {SOURCES}")
     place = data_root(root)
+    if place != OWN_FOLDER and not place.exists():
+        print(f"{NAME}: the data root {place} does not exist: is it misspelt?", flush=True)
     attempts: list[tuple[str, str, Callable[[Path], Arrays]]] = [
         ("original", "local files", _original),
         ("regenerated", "local files", _regenerated),

@@ -1,0 +1,40 @@
+"""Files that are whole under their final name, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place and rename it: no reader ever sees a part of it.
+
+    Each process writes under a name of its own, so that several may make the same file.
+
+    Args:
+        path: the file; folders above it are made.
+        content: text (UTF-8, line ends as they are), bytes, or a function that writes to a file.
+
+    Raises:
+        OSError: the folder takes no files; nothing is left behind then.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp keeps others out; results and data may be shared
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
