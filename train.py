@@ -231,11 +231,12 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     An override that changes nothing (``group=p8`` for a row that is p8) does not count, nor does
     the smoke recipe, which has a folder of its own.
     """
-    experiment = [o for o in task if re.match(r"\+?experiment=", o)]
-    needed = sorted(o for o in task if o not in experiment)
+    kept = re.compile(rf"\+*(experiment|data\.root|({'|'.join(BESIDE_THE_POINT)})(\.\w+)*)=")
+    fixed = [o for o in task if kept.match(o)]
+    needed = sorted(o for o in task if o not in fixed)
 
     def makes_no_difference(override: str) -> bool:
-        others = experiment + [o for o in needed if o != override]
+        others = fixed + [o for o in needed if o != override]
         without = resolved(hydra.compose("config", others), config["experiment"])
         return digest(without) == digest(config)
 
