@@ -14,6 +14,8 @@ from .groups import PointGroup
 
 def grid_elements(group: PointGroup) -> list[int]:
     """The elements that map the square pixel grid to itself."""
+    if not isinstance(group, PointGroup):
+        raise TypeError(f"group is a PointGroup, such as PointGroup.named('p8'), not {group!r}")
     return [g for g in range(len(group)) if 4 * (g % group.n) % group.n == 0]
 
 

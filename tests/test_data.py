@@ -360,6 +360,22 @@ def test_a_damaged_cache_is_named_and_never_replaced(tiny_original, spoil):
         load_data("mnist_rot", "root")
 
 
+def test_no_flipped_bit_of_a_cache_passes_unseen(tmp_path):
+    """Each byte of the file with one bit flipped: refused as damaged, or nothing has changed."""
+    path, arrays = tmp_path / "cache.npz", tiny_arrays()
+    files.write_cache(path, arrays, digest(arrays))
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        for bit in {position % 8, 0}:
+            spoilt = bytearray(whole)
+            spoilt[position] ^= 1 << bit
+            path.write_bytes(spoilt)
+            try:
+                assert digest(files.read_cache(path)[0]) == digest(arrays)
+            except DataError as refused:
+                assert f"{path} is damaged" in str(refused)
+
+
 def test_a_cache_of_a_made_set_must_hold_the_pinned_bytes():
     path = Path("data/cache/mnist_rot-regenerated.npz")
     files.write_cache(path, tiny_arrays(), digest(tiny_arrays()))
@@ -418,6 +434,15 @@ def test_the_root_is_the_argument_or_the_environment_or_data(monkeypatch):
     assert files.data_root() == Path("data")
     monkeypatch.setenv("PDOE_DATA", "elsewhere")
     assert files.data_root() == Path("elsewhere") and files.data_root("here") == Path("here")
+
+
+def test_a_root_that_does_not_exist_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(mnist_rot, "_embedded", lambda root: tiny_arrays())
+    monkeypatch.setitem(mnist_rot.PINNED, "embedded", digest(tiny_arrays()))
+    load_data("mnist_rot", "mispelt")
+    assert "the data root mispelt does not exist" in capsys.readouterr().out
+    load_data("mnist_rot")
+    assert "does not exist" not in capsys.readouterr().out
 
 
 def test_unknown_names_and_sources_say_what_is_allowed():

@@ -107,6 +107,12 @@ def test_an_element_that_does_not_keep_the_grid_cannot_act(name, g):
         act(PointGroup.named(name), g, torch.zeros(1, 1, 4, 4))
 
 
+@pytest.mark.parametrize("group", ["p8", 8, None])
+def test_a_group_is_a_point_group(group):
+    with pytest.raises(TypeError, match=rf"group is a PointGroup.*not {group!r}"):
+        equivariance_error(nn.ReLU(), group, torch.zeros(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize("shape", [(7,), (1, 7, 7), (1, 1, 7, 4, 4), (1, 1, 1, 7, 4, 4)])
 def test_what_is_no_map_of_the_group_cannot_be_acted_upon(shape):
     with pytest.raises(ValueError, match=r"\b4\b") as failure:

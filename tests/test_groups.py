@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from pdoe import PointGroup
 
@@ -104,6 +105,15 @@ def test_the_tables_satisfy_the_group_axioms(name):
 def test_turns_and_reflections_do_not_commute(name):
     _, product, *_ = tables(name)
     assert (product != product.T).any()
+
+
+def test_tables_are_ordinary_tensors_wherever_they_are_first_asked_for():
+    group, elsewhere = PointGroup(5, reflections=True), PointGroup(5, reflections=True)
+    for table in ("matrices", "product", "inverse", "quotient"):
+        with torch.inference_mode(), torch.device("meta"):
+            found = getattr(elsewhere, table)
+        assert not found.is_inference() and found.device.type == "cpu"
+        assert torch.equal(found, getattr(group, table))
 
 
 def test_groups_are_values_that_can_be_compared_hashed_copied_and_pickled():

@@ -469,6 +469,30 @@ def test_a_layer_made_without_memory_and_filled_later_computes_the_same(conv):
 
 
 @BOTH
+def test_shapes_can_be_had_without_memory(conv):
+    with torch.device("meta"):
+        layer = conv(PointGroup(8), 2, 3)
+        x = torch.empty(4, 2, *([8] if conv is GroupConv else []), 9, 9)
+    y = layer(x)
+    assert y.is_meta and y.shape == (4, 3, 8, 9, 9)
+
+
+def test_layers_can_be_mapped_and_differentiated_per_sample():
+    model = nn.Sequential(LiftingConv(PointGroup(4), 2, 3), GroupConv(PointGroup(4), 3, 2)).double()
+    x = torch.randn(5, 2, 8, 8, dtype=torch.float64)
+    weights = dict(model.named_parameters())
+
+    def loss(weights, one):
+        return torch.func.functional_call(model, weights, (one[None],)).square().sum()
+
+    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    for number, one in enumerate(x):
+        expected = torch.autograd.grad(loss(weights, one), weights.values())
+        for found, gradient in zip(mapped.values(), expected, strict=True):
+            assert_same(found[number], gradient, 1e-10)
+
+
+@BOTH
 def test_under_autocast_the_kernel_is_built_in_float32(conv):
     layer = conv(PointGroup(8), 2, 3, offset=pi / 8)
     x, expected = input_of(layer).float(), layer.kernel()

@@ -76,6 +76,8 @@ class PlainCNN(nn.Module):
             raise ValueError(f"head is 'dense', 'group' or 'pooled', not {head!r}")
         if (hidden is not None) != (head == "pooled"):
             raise ValueError(f"a width of the hidden layer goes with head 'pooled', not {head!r}")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden is a positive number of units, not {hidden}")
         if not init_variance > 0:
             raise ValueError(f"init_variance is positive, not {init_variance}")
         if not widths:
