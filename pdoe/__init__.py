@@ -7,6 +7,7 @@
 
 from .banks import filter_bank
 from .equivariance import EquivarianceReport, equivariance_error, equivariance_report
+from .export import export_plain
 from .groups import PointGroup
 from .layers import GroupConv, GroupPool, LiftingConv
 
@@ -19,5 +20,6 @@ __all__ = [
     "PointGroup",
     "equivariance_error",
     "equivariance_report",
+    "export_plain",
     "filter_bank",
 ]

@@ -143,7 +143,8 @@ class PlainCNN(nn.Module):
                     module.weight *= math.sqrt(init_variance / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
+        sized = isinstance(x, Tensor) and self.image_size is not None  # a proxy of torch.fx is not
+        if sized and x.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
                 f"not {list(x.shape)}; give image_size"

@@ -1,0 +1,209 @@
+"""A network of equivariant layers as an ordinary one: the filter banks multiplied out."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .layers import Dropout, GroupConv, GroupPool, LiftingConv
+
+_LAYERS = (LiftingConv, GroupConv, GroupPool, Dropout)
+_ELEMENTWISE = (
+    nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
+)  # fmt: skip
+_ELEMENTWISE_FUNCTIONS = (
+    operator.add, operator.iadd, operator.sub, operator.mul, torch.add, torch.sub, torch.mul,
+    torch.relu, F.relu, F.elu, F.gelu, F.silu,
+)  # fmt: skip
+
+
+def export_plain(model: nn.Module) -> fx.GraphModule:
+    """The network in evaluation mode, made of ``torch.nn`` modules alone.
+
+    Each equivariant convolution becomes an ``nn.Conv2d`` with its kernel, and a lifted map
+    [B, C, G, H, W] a planar one [B, CG, H, W] as far as it is followed by what acts on every
+    orientation alike (batch norm with running statistics, elementwise functions, pooling over
+    space); elsewhere it is folded back. The outputs are those of ``model.eval()`` up to rounding,
+    and the result runs, pickles and goes through ``torch.export`` where ``pdoe`` is not installed.
+    ``model`` is left as it is.
+
+    Raises:
+        ValueError: the forward pass cannot be followed (it branches on values or sizes of tensors),
+            or calls parts of an equivariant layer instead of the layer.
+
+    >>> import pdoe
+    >>> p4 = pdoe.PointGroup(4)
+    >>> net = nn.Sequential(pdoe.LiftingConv(p4, 1, 2), nn.BatchNorm3d(2), pdoe.GroupPool())
+    >>> [type(module).__name__ for module in export_plain(net).children()]
+    ['Conv2d', 'BatchNorm2d']
+    """
+    model = copy.deepcopy(model).eval()
+    if _is(model, *_LAYERS):
+        model = nn.Sequential(model)
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except (fx.proxy.TraceError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the forward pass of {type(model).__name__} cannot be followed ({error}); it must not "
+            "depend on values or sizes of tensors"
+        ) from error
+    rewritten = fx.GraphModule(tracer.root, graph)
+    _Rewriter(rewritten).rewrite()
+    graph.lint()
+    anonymous = fx.Graph()  # a graph remembers its tracer, and would load only where that is
+    anonymous.output(anonymous.graph_copy(graph, {}))
+    return fx.GraphModule(rewritten, anonymous, type(model).__name__).eval()
+
+
+def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is one of our layers and does what that layer does."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return _is(module, *_LAYERS) or super().is_leaf_module(module, name)
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """A lifted map of ``channels`` fields that is kept planar."""
+
+    channels: int
+    order: int
+
+
+class _Rewriter:
+    """Replaces the layers of a graph, in order of execution."""
+
+    def __init__(self, plain: fx.GraphModule):
+        self.plain, self.graph = plain, plain.graph
+        self.modules = dict(plain.named_modules())  # as they were
+        self.names: dict[str, dict[_Lifted | None, str]] = {}
+        self.lifted: dict[fx.Node, _Lifted] = {}
+
+    def rewrite(self) -> None:
+        for node in list(self.graph.nodes):
+            with self.graph.inserting_before(node):
+                if node.op == "call_module":
+                    self.call(node, self.modules[node.target])
+                elif kind := self.elementwise(node):
+                    self.lifted[node] = kind
+                else:
+                    self.fold_inputs(node)
+
+    def call(self, node: fx.Node, module: nn.Module) -> None:
+        """A node that calls a module."""
+        kind = self.lifted.get(node.args[0]) if node.args else None
+        if _is(module, LiftingConv, GroupConv):
+            if kind is None and _is(module, GroupConv):
+                node.args = (self.graph.call_method("flatten", (node.args[0], 1, 2)),)
+            self.use(node, None, plain_conv(module))
+            self.lifted[node] = _Lifted(module.out_channels, len(module.group))
+        elif _is(module, GroupPool):
+            self.fold_inputs(node)
+            pool = "amax" if module.kind == "max" else "mean"
+            node.op, node.target, node.args = "call_method", pool, (node.args[0], 2)
+        else:
+            planar = planar_module(module, kind) if kind else None
+            if planar is None:
+                self.fold_inputs(node)
+                self.use(node, None, nn.Dropout(module.p) if _is(module, Dropout) else module)
+            else:
+                self.use(node, kind, planar)
+                self.lifted[node] = kind
+
+    def use(self, node: fx.Node, kind: _Lifted | None, module: nn.Module) -> None:
+        """Call this module; one that is called on maps of several kinds has several forms."""
+        target = str(node.target)
+        names = self.names.setdefault(target, {})
+        if kind not in names:
+            names[kind] = f"{target}_{len(names)}" if names else target
+            self.plain.add_submodule(names[kind], module.eval())
+        node.target = names[kind]
+
+    def elementwise(self, node: fx.Node) -> _Lifted | None:
+        """The kind of the maps that a function takes and gives, if it treats all elements alike."""
+        kinds = {self.lifted.get(source) for source in node.all_input_nodes}
+        alike = node.op == "call_function" and node.target in _ELEMENTWISE_FUNCTIONS
+        return kinds.pop() if alike and len(kinds) == 1 else None
+
+    def fold_inputs(self, node: fx.Node) -> None:
+        """Whatever is not known to act on planar maps sees lifted ones, as in the model."""
+        for source in node.all_input_nodes:
+            if kind := self.lifted.get(source):
+                shape = (kind.channels, kind.order)
+                folded = self.graph.call_method("unflatten", (source, 1, shape))
+                node.replace_input_with(source, folded)
+
+
+def plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
+    """The planar convolution that a layer is."""
+    with torch.no_grad():
+        kernel = layer.kernel()
+        conv = nn.Conv2d(
+            *kernel.shape[1::-1],
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            bias=layer.bias is not None,
+            device=kernel.device,
+            dtype=kernel.dtype,
+        )
+        conv.weight.copy_(kernel)
+        if layer.bias is not None:
+            conv.bias.copy_(_repeated(layer.bias, len(layer.group)))
+    return conv
+
+
+def planar_module(module: nn.Module, lifted: _Lifted) -> nn.Module | None:
+    """What does to a planar map [B, CG, H, W] what ``module`` does to [B, C, G, H, W], if any."""
+    if type(module) in _ELEMENTWISE:
+        return module
+    if _is(module, Dropout):
+        return nn.Dropout(module.p)
+    if type(module) is nn.BatchNorm3d and module.running_mean is not None:
+        return _planar_norm(module, lifted)
+    if type(module) in (nn.MaxPool3d, nn.AvgPool3d):
+        sizes = [module.kernel_size, module.stride, module.padding]
+        sizes = [(size,) * 3 if isinstance(size, int) else tuple(size) for size in sizes]
+        if [size[0] for size in sizes] != [1, 1, 0]:
+            return None  # it mixes orientations
+        kernel, stride, padding = (size[1:] for size in sizes)
+        if type(module) is nn.AvgPool3d:
+            options = module.ceil_mode, module.count_include_pad, module.divisor_override
+            return nn.AvgPool2d(kernel, stride, padding, *options)
+        dilation = module.dilation
+        dilation = (dilation,) * 3 if isinstance(dilation, int) else tuple(dilation)
+        if module.return_indices:
+            return None
+        return nn.MaxPool2d(kernel, stride, padding, dilation[1:], ceil_mode=module.ceil_mode)
+    return None
+
+
+def _planar_norm(norm: nn.BatchNorm3d, lifted: _Lifted) -> nn.BatchNorm2d:
+    planar = nn.BatchNorm2d(
+        lifted.channels * lifted.order,
+        norm.eps,
+        norm.momentum,
+        norm.affine,
+        device=norm.running_mean.device,
+        dtype=norm.running_mean.dtype,
+    )
+    with torch.no_grad():
+        for name, value in norm.state_dict(keep_vars=True).items():
+            to = getattr(planar, name)
+            to.copy_(value if value.ndim == 0 else _repeated(value, lifted.order))
+    return planar
+
+
+def _repeated(values: Tensor, order: int) -> Tensor:
+    """Per field -> per planar channel: the G orientations of a field lie side by side."""
+    return values.repeat_interleave(order)
