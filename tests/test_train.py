@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import train
 
@@ -140,6 +142,24 @@ def test_a_folder_of_another_configuration_is_refused_and_kept(launch, tmp_path,
     assert f"config_hash 0123456789ab, now {record['config_hash']}" in said
     assert "restart=true" in said
     assert path.read_bytes() == before
+
+
+def test_a_run_is_exported_with_equal_outputs_for_batches_of_any_size(launch, tmp_path, capsys):
+    assert launch("experiment=mnistrot_p4") == 0
+    folder = tmp_path / "outputs" / ROW
+    command = runpy.run_path(str(ROOT / "scripts" / "export.py"))["main"]
+    assert command([str(folder)]) == 0
+    assert "logits [B, 10]" in capsys.readouterr().out
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    data = train.load_data("mnist_rot", None, "embedded")
+    model = train.build_model(config, data)
+    model.load_state_dict(torch.load(folder / "checkpoint/state.pt")["model"])
+    program = torch.export.load(folder / "plain.pt2").module()
+    for count in (1, 3):
+        x = torch.randn(count, 1, 28, 28)
+        torch.testing.assert_close(program(x), model.eval()(x), rtol=1e-5, atol=1e-5)
+    assert command([str(tmp_path)]) == 1
+    assert "is no run folder with a checkpoint" in capsys.readouterr().err
 
 
 def test_a_run_without_an_experiment_is_custom(launch, tmp_path):

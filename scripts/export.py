@@ -1,0 +1,91 @@
+"""Save the network of a finished run as an ordinary one, for where pdoe is not installed.
+
+    python scripts/export.py outputs/mnistrot_pdo_p8/seed=0
+    python scripts/export.py outputs/mnistrot_pdo_p8/seed=0 --onnx
+
+Writes `plain.pt2` beside the record (load it with `torch.export.load(path).module()`), or
+`plain.onnx`. The input is a batch of any size of normalised images, float32; the mean and the
+standard deviation to normalise by are printed. Before anything is written the outputs are compared
+with the run's network on test images. ONNX needs `pip install pdoe[export]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout needs no installation
+
+import torch  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from pdoe import export_plain  # noqa: E402
+from pdoe.data import DataError, load_data  # noqa: E402
+from pdoe.data.batches import to_input  # noqa: E402
+from pdoe.files import write_whole  # noqa: E402
+from train import build_model  # noqa: E402
+
+TOLERANCE = 1e-5  # of the relative difference of the logits
+
+
+def export(folder: Path, root: str | None, onnx: bool) -> str:
+    """Export the run in this folder; a line that says what was written. ValueError if it cannot."""
+    for name in ("config.yaml", "checkpoint/state.pt"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no run folder with a checkpoint: it lacks {name}")
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    data = load_data(config["data"]["name"], root, config["data"]["source"])
+    model = build_model(config, data)
+    state = torch.load(folder / "checkpoint/state.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    epochs, of = state["progress"]["epoch"], config["recipe"]["epochs"]
+    if epochs < of:
+        print(f"export: the run has had {epochs} of its {of} epochs", file=sys.stderr)
+
+    plain = export_plain(model)
+    x = to_input(data.test_images[:256], data.mean, data.std)
+    with torch.no_grad():
+        expected, found = model.eval()(x), plain(x)
+    difference = ((found - expected).norm() / expected.norm()).item()
+    if not difference < TOLERANCE:
+        raise ValueError(f"the exported network differs from the run's by {difference:.1e}")
+
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(plain, (x[:2],), dynamic_shapes=dynamic)
+    path = folder / ("plain.onnx" if onnx else "plain.pt2")
+    if onnx:
+        model_proto = torch.onnx.export(program, (x[:2],), dynamo=True, verbose=False).model_proto
+        write_whole(path, model_proto.SerializeToString())
+    else:
+        write_whole(path, lambda file: torch.export.save(program, file))
+    return (
+        f"{path}: [B, {', '.join(map(str, x.shape[1:]))}] -> logits [B, {found.shape[1]}], "
+        f"mean {data.mean:.6f}, std {data.std:.6f}, relative difference {difference:.1e} on "
+        f"{len(x)} test images ({data.provenance})"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 written, 1 refused, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--root", help="folder with data (default: $PDOE_DATA, else data/)")
+    parser.add_argument("--onnx", action="store_true", help="write ONNX instead")
+    options = parser.parse_args(arguments)
+    try:
+        print(export(options.run, options.root, options.onnx))
+    except (ValueError, DataError, RuntimeError, OSError) as error:
+        print(f"export: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"export: {error.name} is not installed: pip install 'pdoe[export]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
