@@ -60,6 +60,7 @@ class _BankConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, **made))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None
         self.register_buffer("bank", None, persistent=False)
+        self._kept: tuple[Tensor, tuple[int, int], Tensor] | None = None
         self._fill_constants()
         self.reset_parameters()
 
@@ -88,7 +89,36 @@ class _BankConv(nn.Module):
         # `.to_empty()` leaves no garbage.
         super()._apply(fn, recurse)
         self._fill_constants()
+        self._kept = None
         return self
+
+    def train(self, mode: bool = True):
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_kept": None}
+
+    def _kernel_at_hand(self) -> Tensor:
+        """The kernel, built once for as long as the layer evaluates with the same weight.
+
+        Kept only in evaluation mode without gradients. What PyTorch counts as a change of the
+        weight is seen; a write through ``weight.data``, which it does not count, is seen from the
+        next call of ``train()`` or ``eval()`` on.
+        """
+        weight = self._parameters.get("weight")  # a parametrised one is computed anew each time
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or type(weight) is not nn.Parameter
+            or weight.is_inference()
+        ):
+            return self.kernel()
+        state = weight._version, weight.data_ptr()
+        if self._kept is None or self._kept[0] is not weight or self._kept[1] != state:
+            self._kept = weight, state, self.kernel()
+        return self._kept[2]
 
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
@@ -97,7 +127,7 @@ class _BankConv(nn.Module):
             # Channels last: the backward pass of a CPU's convolution is faster so, while norms and
             # pooling are not. Said by permutation, which torch.func.vmap understands.
             x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        y = F.conv2d(x, self.kernel(), bias, self.stride, self.padding).contiguous()
+        y = F.conv2d(x, self._kernel_at_hand(), bias, self.stride, self.padding).contiguous()
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
     def extra_repr(self) -> str:
