@@ -5,10 +5,11 @@ RUN := $(VENV)/bin/python
 ROWS ?= mnistrot_pdo_p8
 SEEDS ?= 0
 SCALE ?= full
+PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot compare clean
+.PHONY: help env data test lint reproduce-mnistrot compare benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a
 
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
+
+benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
+	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"
 
 clean: ## remove .venv and caches (outputs/, data/ and results/ stay)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

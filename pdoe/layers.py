@@ -123,9 +123,10 @@ class _BankConv(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
-        if x.device.type == "cpu" and x.shape[1] > 1:
-            # Channels last: the backward pass of a CPU's convolution is faster so, while norms and
-            # pooling are not. Said by permutation, which torch.func.vmap understands.
+        if x.device.type == "cpu" and 1 < x.shape[1] < 96:
+            # Channels last: the backward pass of a CPU's narrow convolution is faster so, while
+            # norms, pooling and wide convolutions are not. Said by permutation, which
+            # torch.func.vmap understands.
             x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         y = F.conv2d(x, self._kernel_at_hand(), bias, self.stride, self.padding).contiguous()
         return y.unflatten(1, (self.out_channels, len(self.group)))

@@ -1,0 +1,460 @@
+"""What the layers cost: every figure is a ratio, measured side by side in one process.
+
+    python scripts/benchmark.py                         # all cases of this machine's hardware
+    python scripts/benchmark.py --select 'block*' --precision fp32 --rounds 31
+
+The rivals of a case:
+
+- `plain`: the ordinary network that does the same arithmetic, made by `pdoe.export_plain`:
+  `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit. Run
+  with contiguous and with channels-last input; the ratio is taken to the faster of the two.
+- `e2cnn`: e2cnn 0.2.3 with as many regular fields and the same support, where it is installed
+  (`pip install 'pdoe[peers]'`) and has the group.
+
+Contestants take turns, in an order that is reversed every round; times are medians, ratios medians
+of the rounds' own ratios with their quartiles. Peak memory is that of three training steps in a
+fresh process each, without what was there before them. Writes `results/benchmarks/<hardware>.csv`
+(figures of cases that were not selected stay), a table beside it, and a figure of cost against
+size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median, quantiles
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout needs no installation
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from pdoe import GroupConv, PointGroup, export_plain  # noqa: E402
+from pdoe.files import write_whole  # noqa: E402
+from pdoe.markdown import grid  # noqa: E402
+from pdoe.records import now, repository_state  # noqa: E402
+from pdoe.training import resolve_device  # noqa: E402
+from train import build_model, device_name, resolved  # noqa: E402
+
+COLUMNS = (
+    "case", "phase", "precision", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1", "ratio_q3",
+    "rounds", "images_per_second", "ours_mib", "rival_mib", "ours_build_ms", "rival_build_ms",
+    "device", "threads", "torch", "commit", "dirty", "date",
+)  # fmt: skip
+LAYOUTS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
+
+
+# ---- Cases --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the shape of its input [B, C, H, W], and what of e2cnn is its equal."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    group: str
+    fields: int = 0  # of a layer or block; 0: a whole network
+    normed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Planar channels of a layer."""
+        return self.fields * len(PointGroup.named(self.group))
+
+
+class OnPlanar(nn.Module):
+    """A module on lifted maps as one on planar ones: the input is the same for every contestant."""
+
+    def __init__(self, module: nn.Module, fields: int):
+        super().__init__()
+        self.module, self.fields = module, fields
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.unflatten(1, (self.fields, -1))).flatten(1, 2)
+
+
+def part(kind: str, group: str, fields: int, side: int, batch: int) -> Case:
+    """One equivariant layer, or a block of layer, batch norm and ReLU."""
+    order = len(PointGroup.named(group))
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = [GroupConv(PointGroup.named(group), fields, fields)]
+        if kind == "block":
+            layers += [nn.BatchNorm3d(fields), nn.ReLU(inplace=True)]
+        return OnPlanar(nn.Sequential(*layers), fields)
+
+    name = f"{kind} {group}, {fields} fields, {side}x{side}, batch {batch}"
+    shape = (batch, fields * order, side, side)
+    return Case(name, build, shape, group, fields, kind == "block")
+
+
+def network(experiment: str, batch: int) -> Case:
+    """The network of an experiment file."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = resolved(compose("config", [f"experiment={experiment}"]), experiment)
+
+    class Images:  # what `build_model` asks of a data set
+        train_images, classes = torch.empty(1, 1, 28, 28), 10
+
+    def build() -> nn.Module:
+        return build_model(config, Images)
+
+    name = f"network {experiment}, batch {batch}"
+    return Case(name, build, (batch, 1, 28, 28), config["group"]["name"])
+
+
+def cases() -> list[Case]:
+    parts = [
+        part(kind, group, fields, side, batch)
+        for kind in ("layer", "block")
+        for group, fields, side, batch in (
+            ("p1", 128, 16, 64),
+            ("p4", 32, 16, 64),
+            ("p6", 6, 32, 64),
+            ("p8", 7, 24, 128),
+            ("p8", 16, 16, 64),
+            ("p8", 16, 28, 64),
+            ("p16", 8, 16, 64),
+            ("p4m", 16, 16, 64),
+            ("p6m", 12, 16, 64),
+        )
+    ]
+    experiments = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8", "mnistrot_pdo_p8_large")
+    scaling = [
+        part("scaling", group, fields, 16, 32)
+        for group in ("p4", "p8", "p16")
+        for fields in (2, 4, 8, 16)
+    ]
+    return parts + [network(name, 128) for name in experiments] + scaling
+
+
+# ---- Contestants --------------------------------------------------------------------------------
+
+
+def contestants(case: Case) -> dict[str, Callable[[], nn.Module]]:
+    """Makers of ours and of its rivals; each takes the case's planar input."""
+    makers = {"ours": case.build}
+    for layout in LAYOUTS:
+        makers[f"plain{layout}"] = lambda: export_plain(case.build()).train()
+    has_group = not PointGroup.named(case.group).reflections  # its D_n fields fail on NumPy 2.3
+    if case.fields and has_group and find_spec("e2cnn") and not case.name.startswith("scaling"):
+        makers["e2cnn"] = lambda: e2cnn_part(case)
+    return makers
+
+
+def e2cnn_part(case: Case) -> nn.Module:
+    from e2cnn import gspaces
+    from e2cnn import nn as enn
+
+    space = gspaces.Rot2dOnR2(PointGroup.named(case.group).n)
+    fields = enn.FieldType(space, case.fields * [space.regular_repr])
+    size = next(m for m in case.build().modules() if isinstance(m, GroupConv)).kernel_size
+    layers = [enn.R2Conv(fields, fields, size, padding=size // 2, bias=False)]
+    if case.normed:
+        layers += [enn.InnerBatchNorm(fields), enn.ReLU(fields, inplace=True)]
+    module = enn.SequentialModule(*layers)
+
+    class OnTensors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(enn.GeometricTensor(x, fields)).tensor
+
+    return OnTensors()
+
+
+def prepared(case: Case, rival: str, model: nn.Module, phase: str, precision: str, device):
+    """A function of no arguments that does the work to be timed once."""
+    model = model.to(device).train(phase == "train")
+    x = torch.randn(case.shape, device=device)
+    for layout, memory_format in LAYOUTS.items():
+        if rival == f"plain{layout}":
+            x = x.contiguous(memory_format=memory_format)
+            model = model.to(memory_format=memory_format)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    if phase == "eval":
+
+        def work():
+            with torch.no_grad(), autocast:
+                model(x)
+
+        return work
+    if case.fields:  # inside a network: gradients of the input, too
+        x.requires_grad_()
+        with autocast:
+            gradient = torch.randn_like(model(x))
+
+        def work():
+            x.grad = None
+            model.zero_grad()
+            with autocast:
+                y = model(x)
+            y.backward(gradient)
+
+        return work
+    optimizer = torch.optim.Adam(model.parameters())
+    labels = torch.randint(0, 10, (len(x),), device=device)
+
+    def work():
+        with autocast:
+            logits = model(x)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+
+    return work
+
+
+# ---- Measurement --------------------------------------------------------------------------------
+
+
+def race(works: dict[str, Callable[[], None]], rounds: int, device) -> dict[str, list[float]]:
+    """Seconds of every round, the contestants taking turns."""
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(-2, rounds):  # two rounds to warm up
+        for name in sorted(works, reverse=number % 2 == 1):
+            sync()
+            began = time.perf_counter()
+            works[name]()
+            sync()
+            if number >= 0:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def peak_mib(case: Case, rival: str, precision: str, device) -> float:
+    """Peak memory of training, in a process of its own."""
+    command = [sys.executable, __file__, "--peak", json.dumps([case.name, rival, precision])]
+    command += ["--device", str(device)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def measure_peak(case: Case, rival: str, precision: str, device) -> float:
+    work = prepared(case, rival, contestants(case)[rival](), "train", precision, device)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        before = pages * resource.getpagesize()
+    for _ in range(3):
+        work()
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (peak - before) / 2**20
+
+
+def measure(case: Case, precision: str, rounds: int, device, hardware: dict) -> list[dict]:
+    """The lines of a case."""
+    makers, built, models = contestants(case), {}, {}
+    for name, make in makers.items():
+        began = time.perf_counter()
+        models[name] = make()
+        built[name] = 1e3 * (time.perf_counter() - began)
+    scaling = case.name.startswith("scaling")
+    peaks = {} if scaling else {n: peak_mib(case, n, precision, device) for n in makers}
+    lines = []
+    for phase in ("eval",) if scaling else ("train", "eval"):
+        works = {n: prepared(case, n, m, phase, precision, device) for n, m in models.items()}
+        times = race(works, rounds, device)
+        plain = min((f"plain{layout}" for layout in LAYOUTS), key=lambda name: median(times[name]))
+        for rival in [plain, *(["e2cnn"] if "e2cnn" in times else [])]:
+            ratios = [a / b for a, b in zip(times["ours"], times[rival], strict=True)]
+            q1, _, q3 = quantiles(ratios, n=4)
+            ours = median(times["ours"])
+            lines.append(
+                {
+                    "case": case.name,
+                    "phase": phase,
+                    "precision": precision,
+                    "rival": rival,
+                    "ours_ms": 1e3 * ours,
+                    "rival_ms": 1e3 * median(times[rival]),
+                    "ratio": median(ratios),
+                    "ratio_q1": q1,
+                    "ratio_q3": q3,
+                    "rounds": rounds,
+                    "images_per_second": case.shape[0] / ours,
+                    "ours_mib": peaks.get("ours"),
+                    "rival_mib": peaks.get(rival),
+                    "ours_build_ms": built["ours"],
+                    "rival_build_ms": built[rival],
+                    **hardware,
+                }  # fmt: skip
+            )
+            print(f"{case.name}, {phase}, {precision}: {median(ratios):.3f} of {rival}", flush=True)
+    return lines
+
+
+# ---- Results ------------------------------------------------------------------------------------
+
+
+def text_of(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def merged(before: list[dict[str, str]], lines: list[dict]) -> list[dict[str, str]]:
+    """New lines in the place of those of the same case, phase and precision."""
+    new = [{column: text_of(line[column]) for column in COLUMNS} for line in lines]
+
+    def key(line):
+        return line["case"], line["phase"], line["precision"]
+
+    replaced = {key(line) for line in new}
+    order = {case.name: number for number, case in enumerate(cases())}
+    kept = [line for line in before if key(line) not in replaced]
+    return sorted(kept + new, key=lambda line: (order.get(line["case"], len(order)), key(line)))
+
+
+def csv_text(lines: list[dict[str, str]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str]]) -> str:
+    """The figures as Markdown, beside those that were committed before."""
+    keys = ("case", "phase", "precision", "rival")
+    earlier = {tuple(line[k] for k in keys): line["ratio"] for line in before}
+    rows = []
+    for line in lines:
+        old = earlier.get(tuple(line[k] for k in keys), "–")
+        memory = "–"
+        if line["ours_mib"]:
+            memory = f"{float(line['ours_mib']) / float(line['rival_mib']):.2f}"
+        rows.append(
+            [*(line[k] for k in keys), line["ours_ms"], line["rival_ms"],
+             f"{line['ratio']} ({line['ratio_q1']} to {line['ratio_q3']})", old, memory,
+             line["commit"][:10] + "*" * (line["dirty"] == "True")]
+        )  # fmt: skip
+    header = (
+        "case", "phase", "precision", "rival", "ours, ms", "rival, ms", "ratio (quartiles)",
+        "before", "peak memory", "commit",
+    )  # fmt: skip
+    return (
+        f"# {hardware}: what the layers cost\n\n{grid(header, rows)}\n"
+        "Ratios are ours / rival, below 1 where we are faster: median and quartiles over the\n"
+        "rounds of one process in which the contestants took turns. `plain` is the ordinary\n"
+        "network of the same arithmetic. How they are measured: `scripts/benchmark.py`.\n"
+    )
+
+
+def exponents(lines: list[dict[str, str]]) -> dict[str, tuple[float, list[tuple[int, float]]]]:
+    """Fitted exponent of time against planar channels |G| x C, and the points, per contestant."""
+    sizes = {case.name: case.size for case in cases() if case.name.startswith("scaling")}
+    fits = {}
+    for name, column in (("ours", "ours_ms"), ("plain", "rival_ms")):
+        points = sorted(
+            (sizes[line["case"]], float(line[column])) for line in lines if line["case"] in sizes
+        )
+        if len({size for size, _ in points}) > 1:
+            x = [math.log(size) for size, _ in points]
+            y = [math.log(cost) for _, cost in points]
+            mx, my = sum(x) / len(x), sum(y) / len(y)
+            slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
+            fits[name] = slope / sum((a - mx) ** 2 for a in x), points
+    return fits
+
+
+def draw(lines: list[dict[str, str]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    for (name, (slope, points)), mark in zip(exponents(lines).items(), "ox", strict=True):
+        axes.loglog(*zip(*points, strict=True), mark, label=f"{name}: exponent {slope:.2f}")
+    axes.set_xlabel("planar channels |G| x C")
+    axes.set_ylabel("evaluation of a layer, ms")
+    axes.set_title("16x16 maps, batch 32; p4, p8, p16")
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def slug(device: str, threads: int | None) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    return name if threads is None else f"{name}-{threads}-threads"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--select", default="*", help="patterns of case names, 'a*;b*'")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp32,bf16")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    device = resolve_device(options.device)
+    if options.peak:
+        name, rival, precision = json.loads(options.peak)
+        (case,) = [case for case in cases() if case.name == name]
+        print(measure_peak(case, rival, precision, device))
+        return 0
+
+    patterns = options.select.split(";")
+    chosen = [case for case in cases() if any(fnmatchcase(case.name, p) for p in patterns)]
+    precisions = options.precision.split(",")
+    if not chosen or set(precisions) - {"fp32", "bf16"} or options.rounds < 3:
+        names = "\n  ".join(case.name for case in cases())
+        parser.error(f"precisions are fp32 and bf16, rounds at least 3, and cases are\n  {names}")
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    commit, dirty = repository_state(ROOT)
+    hardware = {
+        "device": device_name(device), "threads": threads, "torch": torch.__version__,
+        "commit": commit, "dirty": dirty, "date": now(),
+    }  # fmt: skip
+    lines = []
+    for precision in precisions:
+        for case in chosen:
+            lines += measure(case, precision, options.rounds, device, hardware)
+    path = options.results / f"{slug(hardware['device'], threads)}.csv"
+    before = read_lines(path) if path.exists() else []
+    after = merged(before, lines)
+    write_whole(path, csv_text(after))
+    write_whole(path.with_suffix(".md"), table(path.stem, after, before))
+    if exponents(after) and find_spec("matplotlib"):
+        draw(after, path.with_suffix(".svg"))
+    print(f"{len(lines)} figures in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The benchmark measures what it says, keeps what it did not measure, and names what it cannot."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+benchmark = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def case_named(start):
+    return next(case for case in benchmark["cases"]() if case.name.startswith(start))
+
+
+@pytest.mark.parametrize("start", ["block p8, 7", "layer p6m", "network mnistrot_p4"])
+def test_the_plain_rival_does_the_same_arithmetic(start):
+    """Equal outputs with the same weights, and no module of ours in it."""
+    case = case_named(start)
+    torch.manual_seed(0)
+    ours = case.build().eval()
+    torch.manual_seed(0)
+    plain = benchmark["contestants"](case)["plain"]().eval()
+    assert not any(type(module).__module__.startswith("pdoe") for module in plain.modules())
+    assert any(isinstance(module, nn.Conv2d) for module in plain.modules())
+    x = torch.randn(2, *case.shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), ours(x), rtol=1e-4, atol=1e-5)
+
+
+def test_contestants_take_turns_in_both_orders():
+    calls = []
+    works = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = benchmark["race"](works, 4, torch.device("cpu"))
+    assert "".join(calls) == "abba" * 3 and all(len(seconds) == 4 for seconds in times.values())
+
+
+def test_training_reaches_the_weights_and_the_input_and_evaluation_reaches_nothing():
+    case = case_named("scaling p4, 2 ")
+    for phase in ("train", "eval"):
+        model = case.build()
+        seen = []
+        model.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append((inputs[0], output))
+        )
+        benchmark["prepared"](case, "ours", model, phase, "fp32", torch.device("cpu"))()
+        x, y = seen[-1]
+        assert y.requires_grad == model.training == (phase == "train")
+        assert (x.grad is not None) == (phase == "train")
+        assert all((p.grad is not None) == (phase == "train") for p in model.parameters())
+
+
+def test_figures_are_written_and_those_of_other_cases_stay(tmp_path, capsys):
+    main = benchmark["main"]
+    common = ["--rounds", "3", "--device", "cpu", "--results", str(tmp_path)]
+    assert main(["--select", "scaling p4, 2 *", *common]) == 0
+    (path,) = tmp_path.glob("*.csv")
+    first = path.read_text().splitlines()
+    assert len(first) == 2 and first[0] == ",".join(benchmark["COLUMNS"])
+    assert main(["--select", "scaling p8, 2 *", *common]) == 0
+    second = path.read_text().splitlines()
+    assert second[:2] == first and len(second) == 3
+    assert path.with_suffix(".svg").exists()
+    assert "scaling p8, 2 fields" in path.with_suffix(".md").read_text()
+
+
+def test_a_peak_is_measured_in_a_process_of_its_own():
+    case = case_named("block p4,")
+    peak = benchmark["peak_mib"](case, "ours", "fp32", torch.device("cpu"))
+    one_map = 4 * case.shape[0] * case.shape[1] * case.shape[2] * case.shape[3] / 2**20
+    assert one_map < peak < 40 * one_map
+
+
+def test_an_exponent_is_the_slope_of_the_logarithms():
+    lines = [
+        {"case": case.name, "ours_ms": str(3 * case.size**1.5), "rival_ms": str(case.size**2)}
+        for case in benchmark["cases"]()
+        if case.name.startswith("scaling")
+    ]
+    fits = benchmark["exponents"](lines)
+    assert fits["ours"][0] == pytest.approx(1.5) and fits["plain"][0] == pytest.approx(2.0)
+
+
+def test_an_unknown_case_is_refused_and_the_known_ones_are_named(capsys):
+    with pytest.raises(SystemExit):
+        benchmark["main"](["--select", "layer p99*"])
+    assert "block p8, 7 fields, 24x24, batch 128" in capsys.readouterr().err
