@@ -24,19 +24,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from pdoe import PointGroup, equivariance_error
+from pdoe.checkpoints import CheckpointMismatch, Progress
 from pdoe.data import DataError, DataSet, load_data
 from pdoe.data.batches import to_input
 from pdoe.models import MODELS
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import Tracker
-from pdoe.training import (
-    CheckpointMismatch,
-    Diverged,
-    Progress,
-    fit,
-    resolve_device,
-    resolve_precision,
-)
+from pdoe.training import Diverged, fit, resolve_device, resolve_precision
 
 ROOT = Path(__file__).resolve().parent
 # What a run computes does not depend on these: they neither name a run nor enter its hash.

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from .checkpoints import Progress, load, save
 from .data import DataSet
 from .data.batches import epoch_batches, random_rotation, to_input
-from .files import write_whole
 
 AUGMENTATIONS = {"none": lambda images, generator: images, "rotation": random_rotation}
 
 
 class Diverged(Exception):
     """The loss is not a finite number."""
-
-
-class CheckpointMismatch(Exception):
-    """A checkpoint was made under conditions in which it cannot be continued bit for bit."""
-
-
-@dataclass
-class Progress:
-    """How far a run is: completed epochs, errors in per cent, seconds."""
-
-    epoch: int = 0
-    test_error: float | None = None
-    test_error_best: float | None = None
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-
-    @property
-    def seconds_per_epoch(self) -> float | None:
-        """Of training alone, evaluation apart."""
-        return self.training_seconds / self.epoch if self.epoch else None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -187,7 +166,7 @@ def fit(
     }
     progress = Progress()
     if checkpoint is not None and (checkpoint / "state.pt").exists():
-        progress = _load(checkpoint / "state.pt", model, optimizer, generator, conditions)
+        progress = load(checkpoint / "state.pt", model, optimizer, generator, conditions)
     turn = AUGMENTATIONS[augment]
     began, first = time.perf_counter(), progress.epoch
     tested, evaluation_seconds = len(data.test_images[:test_images]), None
@@ -243,7 +222,7 @@ def fit(
             # In this order: an epoch logged but not saved is repeated, and none is ever missing.
             log(row, progress)
             if checkpoint is not None:
-                _save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
+                save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
             _report(bar, row, epochs, interactive)
             ahead = [
                 training_seconds
@@ -276,40 +255,3 @@ def _announce(left: float, epoch: float) -> None:
     duration = f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
     over = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
     tqdm.write(f"{epoch:.1f} s for the first epoch, about {duration} left: over at {over}")
-
-
-def _save(path, model, optimizer, generator, conditions, progress) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "order": generator.get_state(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "conditions": conditions,
-        "progress": vars(progress),
-    }
-    write_whole(path, lambda file: torch.save(state, file))
-
-
-def _load(path, model, optimizer, generator, conditions) -> Progress:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointMismatch(
-            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "begin anew with restart=true"
-        ) from None
-    other = {k: v for k, v in state["conditions"].items() if v != conditions[k]}
-    if other:
-        differ = ", ".join(f"{k} {v}, now {conditions[k]}" for k, v in other.items())
-        raise CheckpointMismatch(
-            f"{path} was made with {differ}: it would not go on bit for bit; run it under the "
-            "same conditions, or begin anew with restart=true"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["order"])
-    torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and state["random_cuda"]:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    return Progress(**state["progress"])

@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, training
+from pdoe.checkpoints import CheckpointMismatch
 from pdoe.data import DataSet
 from pdoe.layers import Dropout
 from pdoe.training import (
-    CheckpointMismatch,
     Diverged,
     evaluate,
     fit,
