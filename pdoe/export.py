@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .layers import Dropout, GroupConv, GroupPool, LiftingConv
+from .layers import Dropout, GroupConv, GroupPool, LiftingConv, MaxPool
 
-_LAYERS = (LiftingConv, GroupConv, GroupPool, Dropout)
+_LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout)
 _ELEMENTWISE = (
     nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
@@ -115,7 +115,7 @@ class _Rewriter:
             planar = planar_module(module, kind) if kind else None
             if planar is None:
                 self.fold_inputs(node)
-                self.use(node, None, nn.Dropout(module.p) if _is(module, Dropout) else module)
+                self.use(node, None, _ordinary(module))
             else:
                 self.use(node, kind, planar)
                 self.lifted[node] = kind
@@ -163,12 +163,23 @@ def plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
     return conv
 
 
+def _ordinary(module: nn.Module) -> nn.Module:
+    """What does the same as one of our modules without weights, on images and lifted maps."""
+    if _is(module, Dropout):
+        return nn.Dropout(module.p)
+    if _is(module, MaxPool):
+        return nn.MaxPool3d((1, 2, 2))  # [B, C, H, W] it takes for [C, G, H, W]
+    return module
+
+
 def planar_module(module: nn.Module, lifted: _Lifted) -> nn.Module | None:
     """What does to a planar map [B, CG, H, W] what ``module`` does to [B, C, G, H, W], if any."""
     if type(module) in _ELEMENTWISE:
         return module
     if _is(module, Dropout):
         return nn.Dropout(module.p)
+    if _is(module, MaxPool):
+        return nn.MaxPool2d(2)
     if type(module) is nn.BatchNorm3d and module.running_mean is not None:
         return _planar_norm(module, lifted)
     if type(module) in (nn.MaxPool3d, nn.AvgPool3d):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
-from pdoe.layers import Dropout
+from pdoe.layers import Dropout, MaxPool
 from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,6 +77,7 @@ class Odd(nn.Module):
         self.across = nn.MaxPool3d((n, 1, 1))
         self.mean = nn.AvgPool3d((1, 2, 2), ceil_mode=True)
         self.max = nn.MaxPool3d((1, 2, 2), ceil_mode=True)
+        self.halve = MaxPool()
         self.pool = GroupPool("mean")
 
     def forward(self, x):
@@ -86,10 +87,13 @@ class Odd(nn.Module):
         x = F.relu(self.conv(x), inplace=True)
         x = self.norm(x * self.scale)  # five axes, so the same norm once planar and once not
         x = self.wide(torch.cat([x, self.plain_norm(self.conv(x))], 1))
+        halves = self.halve(torch.cat([x, x], 1)[:, :3]) - self.halve(self.conv(x))
+        image = self.halve(self.pool(x))
         x = self.max(self.conv(x))
         x = self.batch_norm(x) - x.mean(2, keepdim=True) + 0.5
         x = self.mean(self.conv(x))
-        return {"all": self.pool(x), "most": self.across(x), "map": self.conv(x)}
+        maps = {"halves": halves, "map": self.conv(x)}
+        return {"all": self.pool(x), "most": self.across(x), "image": image, **maps}
 
 
 @pytest.mark.parametrize("name", ["p4", "p3", "p6m", "p1"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..groups import PointGroup
-from ..layers import Dropout, GroupConv, GroupPool, LiftingConv
+from ..layers import Dropout, GroupConv, GroupPool, LiftingConv, MaxPool
 
 
 class PlainCNN(nn.Module):
@@ -103,7 +103,7 @@ class PlainCNN(nn.Module):
                 size -= 2
             layers += [conv, nn.BatchNorm3d(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
             if number in pool_after:
-                layers.append(nn.MaxPool3d((1, 2, 2)))
+                layers.append(MaxPool())
                 size //= 2
             if dropout and number in dropout_after:
                 layers.append(Dropout(dropout))

@@ -1,0 +1,106 @@
+"""Dropout with cheap masks is dropout, and pooling by whole-tensor maxima is pooling."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pdoe.layers import Dropout, MaxPool
+
+# --- dropout -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.2, 0.3, 0.5, 0.999])
+def test_elements_are_dropped_with_their_probability_and_the_rest_is_scaled(p):
+    n = 1_000_001  # no multiple of four
+    y = Dropout(p)(torch.ones(n, dtype=torch.float64))
+    kept = y[y != 0]
+    share = 1 - len(kept) / n
+    assert abs(share - p) < 6 * (p * (1 - p) / n) ** 0.5 + 2**-16
+    assert kept.max() == kept.min()
+    assert abs(kept[0].item() * (1 - p) - 1) < 2**-16 / (1 - p)
+
+
+def test_elements_are_dropped_independently_of_their_neighbours():
+    mask = (Dropout(0.5)(torch.ones(1_000_000)) != 0).double() - 0.5
+    for shift in (1, 2, 3, 4, 5):
+        assert (mask[shift:] * mask[:-shift]).mean().abs() < 0.002
+    assert all(abs(mask[i::4].mean()) < 0.005 for i in range(4))
+
+
+def test_the_gradient_takes_the_same_mask():
+    x = torch.ones(3, 4, 5, requires_grad=True)
+    y = Dropout(0.4)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y)
+
+
+def test_a_seed_gives_the_same_mask_again():
+    def draw():
+        torch.manual_seed(1)
+        return Dropout(0.5)(torch.ones(100))
+
+    assert torch.equal(draw(), draw())
+
+
+def test_in_evaluation_nothing_is_dropped():
+    x = torch.randn(10)
+    assert Dropout(0.5).eval()(x) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_and_shape_stay(dtype):
+    y = Dropout(0.5)(torch.ones(2, 3, 4, 5, 6, dtype=dtype))
+    assert y.dtype == dtype and y.shape == (2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
+def test_a_probability_that_is_none_is_refused(p):
+    with pytest.raises(ValueError, match="probability"):
+        Dropout(p)
+
+
+# --- pooling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 8), (2, 3, 7, 5), (2, 3, 4, 7, 6), (1, 1, 1, 2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strided", [False, True])
+def test_it_is_the_pooling_of_torch_and_so_is_its_gradient(shape, dtype, strided):
+    x = torch.randn(shape, dtype=dtype)
+    if strided:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    x.requires_grad_()
+    planar = x.flatten(1, -3)
+    expected = F.max_pool2d(planar, 2).unflatten(1, x.shape[1:-2])
+    found = MaxPool()(x)
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        assert torch.equal(MaxPool()(x), expected)
+    gradient = torch.randn_like(expected)
+    assert torch.equal(
+        *(torch.autograd.grad(y, x, gradient, retain_graph=True)[0] for y in (found, expected))
+    )
+
+
+def test_of_equal_numbers_one_has_the_gradient():
+    x = torch.zeros(1, 1, 2, 4, requires_grad=True)
+    MaxPool()(x).backward(torch.tensor([[[[2.0, 3.0]]]]))
+    assert sorted(x.grad.flatten().tolist()) == [0, 0, 0, 0, 0, 0, 2, 3]
+
+
+def test_what_is_not_a_number_stays_so():
+    x = torch.randn(1, 1, 4, 4)
+    x[..., 1, 2] = torch.nan
+    for needs_gradient in (False, True):
+        y = MaxPool()(x.clone().requires_grad_(needs_gradient))
+        assert y.isnan().flatten().tolist() == [False, True, False, False]
+
+
+def test_it_can_be_differentiated_twice_and_mapped_and_compiled():
+    x = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(MaxPool(), x) and torch.autograd.gradgradcheck(MaxPool(), x)
+    mapped = torch.func.vmap(torch.func.grad(lambda one: MaxPool()(one).square().sum()))(x)
+    (expected,) = torch.autograd.grad(MaxPool()(x).square().sum(), x)
+    assert torch.equal(mapped, expected)
+    compiled = torch.compile(MaxPool(), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), MaxPool()(x))
