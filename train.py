@@ -35,6 +35,12 @@ from pdoe.training import Diverged, fit, resolve_device, resolve_precision
 ROOT = Path(__file__).resolve().parent
 # What a run computes does not depend on these: they neither name a run nor enter its hash.
 BESIDE_THE_POINT = ("seed", "device", "max_time", "restart", "outputs", "tracking")
+# Keys that came after the first committed runs. At these values they change nothing and stay out of
+# the hash, so that those runs are still runs of their configuration.
+LATER = {
+    "data": {"validation": 0},
+    "recipe": {"schedule": "step", "label_smoothing": 0.0, "average": None},
+}
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
@@ -86,6 +92,8 @@ def run(cfg: DictConfig) -> str:
 
     make_repeatable(device)
     data = load_data(cfg.data.name, cfg.data.root, cfg.data.source).to(device)
+    if config["data"]["validation"]:
+        data = data.held_out(config["data"]["validation"])
     if cfg.restart:
         folder.discard()
     before = folder.read_result()
@@ -93,7 +101,7 @@ def run(cfg: DictConfig) -> str:
         experiment=experiment,
         overrides=overrides,
         seed=cfg.seed,
-        config=config,
+        config=hashed(config),
         data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
         hardware={
             "device": device_name(device),
@@ -103,7 +111,7 @@ def run(cfg: DictConfig) -> str:
         },
         code=ROOT,
         before=before,
-        config_before=configuration_in(folder),
+        config_before=hashed(configuration_in(folder)),
         folder=folder.path,
     )
     if record["status"] == "finished":
@@ -145,7 +153,10 @@ def run(cfg: DictConfig) -> str:
             epochs=recipe["epochs"],
             batch_size=recipe["batch_size"],
             learning_rate=recipe["learning_rate"],
+            schedule=recipe["schedule"],
             weight_decay=recipe["weight_decay"],
+            label_smoothing=recipe["label_smoothing"],
+            average=recipe["average"],
             augment=recipe["augment"],
             evaluate_every=recipe["evaluate"]["every"],
             evaluate_last=recipe["evaluate"]["last"],
@@ -201,6 +212,18 @@ def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     return {"experiment": experiment, **config}
 
 
+def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The part of a configuration that enters its hash."""
+    if config is None:
+        return None
+    return {
+        name: {k: v for k, v in part.items() if k not in LATER[name] or v != LATER[name][k]}
+        if name in LATER and isinstance(part, dict)
+        else part
+        for name, part in config.items()
+    }
+
+
 def configuration_in(folder: RunFolder) -> dict[str, Any] | None:
     """What ``config.yaml`` of a run holds, to say what differs; None if it cannot be read."""
     try:
@@ -232,7 +255,7 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     def makes_no_difference(override: str) -> bool:
         others = fixed + [o for o in needed if o != override]
         without = resolved(hydra.compose("config", others), config["experiment"])
-        return digest(without) == digest(config)
+        return digest(hashed(without)) == digest(hashed(config))
 
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from .files import write_whole
 
@@ -37,6 +38,7 @@ class Progress:
 def save(
     path: Path,
     model: nn.Module,
+    averaged: AveragedModel | None,
     optimizer: Optimizer,
     generator: torch.Generator,
     conditions: Mapping[str, Any],
@@ -45,6 +47,7 @@ def save(
     """Write all that a run goes on from: weights, optimiser, random states, progress."""
     state = {
         "model": model.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
         "order": generator.get_state(),
         "random": torch.get_rng_state(),
@@ -58,6 +61,7 @@ def save(
 def load(
     path: Path,
     model: nn.Module,
+    averaged: AveragedModel | None,
     optimizer: Optimizer,
     generator: torch.Generator,
     conditions: Mapping[str, Any],
@@ -82,9 +86,20 @@ def load(
             "same conditions, or begin anew with restart=true"
         )
     model.load_state_dict(state["model"])
+    if averaged is not None:
+        averaged.load_state_dict(state["averaged"])
     optimizer.load_state_dict(state["optimizer"])
     generator.set_state(state["order"])
     torch.set_rng_state(state["random"])
     if torch.cuda.is_available() and state["random_cuda"]:
         torch.cuda.set_rng_state_all(state["random_cuda"])
     return Progress(**state["progress"])
+
+
+def tested_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a saved state was tested with: their average where there is one."""
+    averaged = state.get("averaged")
+    if averaged is None:
+        return state["model"]
+    module = "module."
+    return {k.removeprefix(module): v for k, v in averaged.items() if k.startswith(module)}

@@ -258,9 +258,10 @@ class GroupPool(nn.Module):
 class MaxPool(nn.Module):
     """2x2 max pooling over space, [B, ..., H, W] -> [B, ..., H // 2, W // 2].
 
-    The result of ``MaxPool3d((1, 2, 2))``; equivariant on even sizes. On a CPU made of whole-tensor operations, which are vectorised where
-    PyTorch's pooling of contiguous maps compares number by number; where the maximum is attained
-    twice, one of the two has the gradient, not always the one that PyTorch picks.
+    The result of ``MaxPool3d((1, 2, 2))``; equivariant on even sizes. On a CPU it is made of
+    whole-tensor operations, which are vectorised where PyTorch's pooling of contiguous maps
+    compares number by number. Where a maximum is attained twice, one of the two has the gradient,
+    not always the one that PyTorch picks.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,13 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .checkpoints import Progress, load, save
 from .data import DataSet
-from .data.batches import epoch_batches, random_rotation, to_input
+from .data.batches import epoch_batches, random_quarter_turns, random_rotation, to_input
 
-AUGMENTATIONS = {"none": lambda images, generator: images, "rotation": random_rotation}
+AUGMENTATIONS = {
+    "none": lambda images, generator: images,
+    "rotation": random_rotation,
+    "quarter_turns": random_quarter_turns,
+}
 
 
 class Diverged(Exception):
@@ -51,9 +56,19 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if fast else "fp32"
 
 
-def learning_rate_at(epoch: int, schedule: Sequence[tuple[int, float]]) -> float:
-    """A step schedule of pairs (first epoch, rate): the rate of an epoch, counted from 0."""
-    return max((first, rate) for first, rate in schedule if first <= epoch)[1]
+def learning_rate_at(
+    epoch: float, rates: Sequence[tuple[float, float]], schedule: str = "step"
+) -> float:
+    """The rate at an epoch, counted from 0, of pairs (epoch, rate).
+
+    Schedule "step" keeps a rate until the next pair, "linear" goes straight to it.
+    """
+    begin, rate = max((begin, rate) for begin, rate in rates if begin <= epoch)
+    ahead = [(end, goal) for end, goal in rates if end > epoch]
+    if schedule == "step" or not ahead:
+        return rate
+    end, goal = min(ahead)
+    return rate + (goal - rate) * (epoch - begin) / (end - begin)
 
 
 def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
@@ -100,8 +115,11 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
-    learning_rate: Sequence[tuple[int, float]],
+    learning_rate: Sequence[tuple[float, float]],
+    schedule: str = "step",
     weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
+    average: float | None = None,
     augment: str = "none",
     evaluate_every: int = 10,
     evaluate_last: float = 0.25,
@@ -113,7 +131,7 @@ def fit(
     max_seconds: float | None = None,
     log: Callable[[dict[str, Any], Progress], None] = lambda row, progress: None,
 ) -> Progress:
-    """Train with Adam and a step schedule; resume from ``checkpoint`` if it holds a state.
+    """Train with Adam and a schedule of its rate; resume from ``checkpoint`` if it holds a state.
 
     The model and the data lie on one device. The last partial batch of an epoch is dropped. The
     same seed on the same device, thread count and precision gives bit-identical weights, whether
@@ -122,9 +140,14 @@ def fit(
 
     Args:
         model: images [B, C, H, W] -> logits [B, classes].
-        learning_rate: step schedule, pairs (first epoch counted from 0, rate).
+        learning_rate, schedule: pairs (epoch counted from 0, rate), and what is between them, see
+            :func:`learning_rate_at`.
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
-        augment: "none" or "rotation" (a turn of its own for every image).
+        label_smoothing: of the cross entropy.
+        average: decay per step of an exponential moving average of weights and running statistics,
+            which is what is tested, and what the model holds at the end; None for none.
+        augment: "none", "rotation" (a turn of its own for every image) or "quarter_turns" (a
+            multiple of 90 degrees, exact).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
         train_images, test_images: use only the first so many; None for all.
         checkpoint: folder of the resumable state, written after each epoch; None for none.
@@ -153,11 +176,22 @@ def fit(
         raise ValueError(
             f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {learning_rate}"
         )
+    if schedule not in ("step", "linear"):
+        raise ValueError(f"schedule is step or linear, not {schedule!r}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing}")
+    if average is not None and not 0 < average < 1:
+        raise ValueError(f"average is a decay between 0 and 1, or null, not {average}")
     device = data.train_images.device
     images, labels = data.train_images[:train_images], data.train_labels[:train_images]
     if len(images) < batch_size:
         raise ValueError(f"a batch of {batch_size} is larger than the {len(images)} images")
     optimizer = torch.optim.Adam(parameter_groups(model, weight_decay))
+    averaged = None
+    if average is not None:
+        ema = get_ema_multi_avg_fn(average)
+        averaged = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+    tested = model if averaged is None else averaged.module
     generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
     conditions = {
         "device": device.type,
@@ -166,10 +200,10 @@ def fit(
     }
     progress = Progress()
     if checkpoint is not None and (checkpoint / "state.pt").exists():
-        progress = load(checkpoint / "state.pt", model, optimizer, generator, conditions)
+        progress = load(checkpoint / "state.pt", model, averaged, optimizer, generator, conditions)
     turn = AUGMENTATIONS[augment]
     began, first = time.perf_counter(), progress.epoch
-    tested, evaluation_seconds = len(data.test_images[:test_images]), None
+    test_count, evaluation_seconds = len(data.test_images[:test_images]), None
     started = began - progress.seconds  # as if there had been no interruption
 
     interactive = sys.stderr.isatty()
@@ -177,21 +211,26 @@ def fit(
     with bar:
         for epoch in range(first, epochs):
             epoch_started = time.perf_counter()
-            for part in optimizer.param_groups:
-                part["lr"] = learning_rate_at(epoch, learning_rate)
             model.train()
             total_loss = torch.zeros((), device=device)
             wrong = torch.zeros((), dtype=torch.int64, device=device)
             seen = 0
-            for batch in epoch_batches(len(images), batch_size, generator):
+            steps = len(images) // batch_size
+            for step, batch in enumerate(epoch_batches(len(images), batch_size, generator)):
+                for part in optimizer.param_groups:
+                    part["lr"] = learning_rate_at(epoch + step / steps, learning_rate, schedule)
                 batch = batch.to(device)
                 inputs = to_input(turn(images[batch], generator), data.mean, data.std)
                 with autocast(device, precision):
                     logits = model(inputs)
-                loss = F.cross_entropy(logits.float(), labels[batch])
+                loss = F.cross_entropy(
+                    logits.float(), labels[batch], label_smoothing=label_smoothing
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
                 total_loss += loss.detach() * len(batch)
                 wrong += (logits.detach().argmax(1) != labels[batch]).sum()
                 seen += len(batch)
@@ -205,7 +244,7 @@ def fit(
             test_error = None
             if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
                 evaluation_started = time.perf_counter()
-                test_error = evaluate(model, data, precision, test_images)
+                test_error = evaluate(tested, data, precision, test_images)
                 evaluation_seconds = time.perf_counter() - evaluation_started
                 best = progress.test_error_best
                 progress.test_error_best = test_error if best is None else min(best, test_error)
@@ -213,7 +252,7 @@ def fit(
             progress.seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
-                "learning_rate": learning_rate_at(epoch, learning_rate),
+                "learning_rate": learning_rate_at(epoch, learning_rate, schedule),
                 "train_loss": train_loss,
                 "train_error": 100 * wrong.item() / seen,
                 "test_error": test_error,
@@ -222,13 +261,14 @@ def fit(
             # In this order: an epoch logged but not saved is repeated, and none is ever missing.
             log(row, progress)
             if checkpoint is not None:
-                save(checkpoint / "state.pt", model, optimizer, generator, conditions, progress)
+                path = checkpoint / "state.pt"
+                save(path, model, averaged, optimizer, generator, conditions, progress)
             _report(bar, row, epochs, interactive)
             ahead = [
                 training_seconds
                 + is_evaluated(e, epochs, evaluate_every, evaluate_last)
                 # Until it is measured: the forward pass is a third of a training step.
-                * (evaluation_seconds or training_seconds * tested / len(images) / 3)
+                * (evaluation_seconds or training_seconds * test_count / len(images) / 3)
                 for e in range(epoch + 2, epochs + 1)
             ]
             if epoch == first and ahead:
@@ -236,6 +276,8 @@ def fit(
             spent = time.perf_counter() - began
             if max_seconds is not None and ahead and spent + ahead[0] > max_seconds:
                 break
+    if averaged is not None and progress.epoch == epochs:
+        model.load_state_dict(tested.state_dict())
     return progress
 
 

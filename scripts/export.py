@@ -22,6 +22,7 @@ import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 from pdoe import export_plain  # noqa: E402
+from pdoe.checkpoints import tested_weights  # noqa: E402
 from pdoe.data import DataError, load_data  # noqa: E402
 from pdoe.data.batches import to_input  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
@@ -39,7 +40,7 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
     data = load_data(config["data"]["name"], root, config["data"]["source"])
     model = build_model(config, data)
     state = torch.load(folder / "checkpoint/state.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(tested_weights(state))
     epochs, of = state["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:
         print(f"export: the run has had {epochs} of its {of} epochs", file=sys.stderr)

@@ -203,7 +203,7 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         ({"evaluate_every": 0}, "evaluate.every is a positive integer, not 0"),
         ({"train_images": -5}, "train_images is a positive integer, not -5"),
         ({"test_images": 0}, "test_images is a positive integer, not 0"),
-        ({"augment": "flip"}, "augment is one of none, rotation, not 'flip'"),
+        ({"augment": "flip"}, "augment is one of none, rotation, quarter_turns, not 'flip'"),
         ({"learning_rate": []}, "needs a rate for epoch 0"),
         ({"learning_rate": [[5, 0.1]]}, "needs a rate for epoch 0.*not \\[\\[5, 0.1"),
     ],

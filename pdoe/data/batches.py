@@ -43,6 +43,19 @@ def random_rotation(images: Tensor, generator: Generator) -> Tensor:
     return rotate(images, angles)
 
 
+def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
+    """Turn every square image of `[B, C, H, H]` by its own multiple of 90 degrees, exactly.
+
+    The turns come from the CPU `generator`, whatever the device of the images.
+    """
+    turns = torch.randint(4, (len(images),), generator=generator)
+    turned = images.clone()
+    for quarters in (1, 2, 3):
+        chosen = (turns == quarters).nonzero().squeeze(1).to(images.device)
+        turned[chosen] = torch.rot90(images[chosen], quarters, (2, 3))
+    return turned
+
+
 def rotate(images: Tensor, angles: Tensor) -> Tensor:
     """Turn images `[B, C, H, W]` by `angles` `[B]` (radians, counter-clockwise, y up).
 

@@ -21,7 +21,8 @@ class DataSet:
     """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, for training and test, on one device.
 
     `mean` and `std` (population) are scalars over all training pixels of value / 256.
-    `provenance` is `original`, `regenerated` or `embedded`, `sha256` the `digest` of the contents.
+    `provenance` is `original`, `regenerated` or `embedded`, and `..., validation` where the test
+    images are training images; `sha256` is the `digest` of the contents.
     """
 
     name: str
@@ -38,6 +39,29 @@ class DataSet:
     def to(self, device: torch.device | str) -> DataSet:
         """The same data set with its tensors on `device`."""
         return replace(self, **{part: getattr(self, part).to(device) for part in PARTS})
+
+    def held_out(self, count: int) -> DataSet:
+        """The last `count` training images as test images, and the rest as the training images.
+
+        For tuning, which must not see the test set; the provenance says so.
+        """
+        if not 0 < count < len(self.train_images):
+            raise ValueError(
+                f"data.validation holds out between 1 and {len(self.train_images) - 1} "
+                f"training images (0 for none), not {count}"
+            )
+        images, labels = self.train_images, self.train_labels
+        mean, std = pixel_statistics(images[:-count].cpu().numpy())
+        return replace(
+            self,
+            provenance=f"{self.provenance}, validation",
+            train_images=images[:-count],
+            train_labels=labels[:-count],
+            test_images=images[-count:],
+            test_labels=labels[-count:],
+            mean=mean,
+            std=std,
+        )
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
