@@ -21,8 +21,8 @@ class DataSet:
     """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, for training and test, on one device.
 
     `mean` and `std` (population) are scalars over all training pixels of value / 256.
-    `provenance` is `original`, `regenerated` or `embedded`, and `..., validation` where the test
-    images are training images; `sha256` is the `digest` of the contents.
+    `provenance` is `original`, `regenerated` or `embedded`, and `..., 2000 held out` where the test
+    images are so many training images; `sha256` is the `digest` of the contents.
     """
 
     name: str
@@ -54,7 +54,7 @@ class DataSet:
         mean, std = pixel_statistics(images[:-count].cpu().numpy())
         return replace(
             self,
-            provenance=f"{self.provenance}, validation",
+            provenance=f"{self.provenance}, {count} held out",
             train_images=images[:-count],
             train_labels=labels[:-count],
             test_images=images[-count:],
