@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 import train
 from pdoe import PointGroup
 from pdoe.data import DataSet
+from pdoe.records import digest
 from pdoe.training import fit
 
 ROOT = Path(train.__file__).parent
@@ -112,6 +113,18 @@ def test_what_does_not_determine_the_result_is_not_in_the_hashed_configuration()
     assert config("experiment=mnistrot_p4", *beside) == plain
     assert config("experiment=mnistrot_p4", "data.source=embedded") != plain
     assert config("experiment=mnistrot_p4", "recipe.epochs=1") != plain
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS)[:3])
+def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
+    """A key that came later changes no hash, or the measured rows would be another network's."""
+    with open(ROOT / "results/mnist_rot/runs.csv", newline="") as file:
+        committed = {line["config_hash"] for line in csv.DictReader(file) if not line["overrides"]}
+    plain = config(f"experiment={name}", "precision=fp32")
+    assert digest(train.hashed(plain)) in committed
+    for key in ("data.validation=5", "recipe.average=0.9", "recipe.schedule=linear"):
+        other = config(f"experiment={name}", "precision=fp32", key)
+        assert digest(train.hashed(other)) != digest(train.hashed(plain))
 
 
 @pytest.mark.parametrize(

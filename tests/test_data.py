@@ -29,6 +29,7 @@ from pdoe.data import (
     idx,
     load_data,
     mnist_rot,
+    random_quarter_turns,
     random_rotation,
     to_input,
 )
@@ -742,6 +743,36 @@ def test_each_image_turns_by_an_angle_of_its_own_from_the_seed():
     angles = torch.rand(6, generator=seeded(3), dtype=torch.float64) * 2 * math.pi
     for i in range(6):
         assert (rotate(x[i : i + 1], angles[i : i + 1]) - turned[i]).abs().max() < 1e-10
+
+
+def test_every_image_is_turned_by_a_quarter_turn_of_its_own():
+    x = torch.randint(0, 256, (200, 2, 5, 5), dtype=torch.uint8)
+    before = x.clone()
+    turned = random_quarter_turns(x, seeded(3))
+    assert torch.equal(x, before) and turned.dtype == torch.uint8
+    assert torch.equal(turned, random_quarter_turns(x, seeded(3)))
+    quarters = [
+        [k for k in range(4) if torch.equal(torch.rot90(a, k, (1, 2)), b)]
+        for a, b in zip(x, turned, strict=True)
+    ]
+    assert all(len(k) == 1 for k in quarters)
+    counts = [quarters.count([k]) for k in range(4)]
+    assert min(counts) > 30
+
+
+def test_held_out_images_are_the_last_of_the_training_set_and_nothing_else():
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1)
+    data = DataSet(
+        "d", "original", "0", images, images.flatten().long(), 20 + images, images, 1, 1, 9
+    )
+    split = data.held_out(3)
+    assert split.train_images.flatten().tolist() == split.train_labels.tolist() == [*range(7)]
+    assert split.test_images.flatten().tolist() == split.test_labels.tolist() == [7, 8, 9]
+    assert split.provenance == "original, 3 held out"
+    assert split.mean == pytest.approx(3 / 256) and split.std == pytest.approx(2 / 256)
+    for count in (10, -1):
+        with pytest.raises(ValueError, match=f"between 1 and 9 training images.*not {count}"):
+            data.held_out(count)
 
 
 def test_rotation_refuses_shapes_it_does_not_know():

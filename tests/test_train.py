@@ -158,6 +158,14 @@ def test_a_run_is_exported_with_equal_outputs_for_batches_of_any_size(launch, tm
     for count in (1, 3):
         x = torch.randn(count, 1, 28, 28)
         torch.testing.assert_close(program(x), model.eval()(x), rtol=1e-5, atol=1e-5)
+    averaged = "recipe.average=0.5"
+    assert launch("experiment=mnistrot_p4", averaged) == 0
+    other = next(p for p in folder.parents[1].glob("*average*/seed=0"))
+    assert command([str(other)]) == 0
+    state = torch.load(other / "checkpoint/state.pt")["averaged"]
+    model.load_state_dict({k[7:]: v for k, v in state.items() if k != "n_averaged"})
+    program = torch.export.load(other / "plain.pt2").module()
+    torch.testing.assert_close(program(x), model.eval()(x), rtol=1e-5, atol=1e-5)
     assert command([str(tmp_path)]) == 1
     assert "is no run folder with a checkpoint" in capsys.readouterr().err
 

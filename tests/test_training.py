@@ -1,5 +1,6 @@
 """What training promises: a schedule, bit-identical repetition, and resumption without a trace."""
 
+import copy
 import math
 
 import pytest
@@ -69,13 +70,21 @@ def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data)
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("augment", ["none", "rotation"])
-def test_resuming_equals_no_interruption_bit_for_bit(data, tmp_path, augment):
-    whole, rows, progress = trained(data, augment=augment)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"augment": "rotation"},
+        {"augment": "quarter_turns", "average": 0.9, "schedule": "linear"},
+    ],
+)
+def test_resuming_equals_no_interruption_bit_for_bit(data, tmp_path, settings):
+    settings = {**settings, "learning_rate": [[0, 0.01], [4, 0.0]]}
+    whole, rows, progress = trained(data, **settings)
     parts = []
     for completed in range(1, 5):  # a budget that is used up at once: one epoch a time
         weights, part, now = trained(
-            data, augment=augment, checkpoint=tmp_path / "checkpoint", max_seconds=0
+            data, **settings, checkpoint=tmp_path / "checkpoint", max_seconds=0
         )
         assert now.epoch == completed
         parts += part
@@ -128,6 +137,56 @@ def test_the_authors_schedule_has_its_steps_where_they_have_them():
     assert rates == [1e-4] * 6 + [1e-3] * 94 + [1e-4] * 50 + [1e-5] * 50
 
 
+def test_a_linear_schedule_goes_straight_from_pair_to_pair():
+    rates = [[0, 0.0], [2, 1.0], [6, 0.5]]
+    found = [learning_rate_at(epoch, rates, "linear") for epoch in (0, 0.5, 2, 3, 6, 9)]
+    assert found == [0, 0.25, 1, 0.875, 0.5, 0.5]
+
+
+def test_the_rate_of_a_linear_schedule_changes_with_every_step(data, monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam,
+        "step",
+        lambda self: (rates.extend(part["lr"] for part in self.param_groups), step(self))[1],
+    )
+    trained(data, epochs=2, learning_rate=[[0, 0.0], [1, 1e-3], [2, 0]], schedule="linear")
+    expected = [0, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 8e-4, 6e-4, 4e-4, 2e-4]
+    assert rates[::2] == rates[1::2] == pytest.approx(expected)
+
+
+def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeypatch):
+    steps, tested = [], []
+    step = torch.optim.Adam.step
+    model = network()
+
+    def note(self):
+        step(self)
+        steps.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    monkeypatch.setattr(torch.optim.Adam, "step", note)
+    monkeypatch.setattr(
+        training, "evaluate", lambda net, *_: tested.append(copy.deepcopy(net.state_dict())) or 1.0
+    )
+    fit(model, data, **{**SETTINGS, "evaluate_every": 4}, average=0.8)
+    kept = model.state_dict()
+    for name, average in steps[0].items():
+        if average.is_floating_point():  # weights and running statistics
+            for later in steps[1:]:
+                average = 0.8 * average + 0.2 * later[name]
+            torch.testing.assert_close(kept[name], average)
+            assert not torch.equal(kept[name], steps[-1][name])
+    assert same(tested[-1], kept)
+
+
+def test_smoothed_labels_are_in_the_loss(data):
+    rows = [trained(data, epochs=1, label_smoothing=share)[1] for share in (0.0, 0.5)]
+    assert rows[0][0]["train_loss"] != rows[1][0]["train_loss"]
+    even = trained(data, epochs=30, label_smoothing=0.5)[1][-1]["train_loss"]
+    floor = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)  # entropy of the smoothed labels
+    assert floor <= even < floor + 0.05
+
+
 def test_evaluation_is_sparse_until_the_last_quarter():
     epochs = [epoch for epoch in range(1, 201) if is_evaluated(epoch, 200, 10, 0.25)]
     assert epochs == [*range(10, 151, 10), *range(151, 201)]
@@ -156,8 +215,9 @@ def test_the_l2_term_is_in_the_gradient_as_in_the_authors_loss(data):
     assert not same(plain, decayed)
 
 
-def test_augmentation_changes_what_is_learnt(data):
-    assert not same(trained(data)[0], trained(data, augment="rotation")[0])
+@pytest.mark.parametrize("augment", ["rotation", "quarter_turns"])
+def test_augmentation_changes_what_is_learnt(data, augment):
+    assert not same(trained(data)[0], trained(data, augment=augment)[0])
 
 
 def test_only_so_many_images_are_tested(data):
@@ -204,6 +264,9 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         ({"train_images": -5}, "train_images is a positive integer, not -5"),
         ({"test_images": 0}, "test_images is a positive integer, not 0"),
         ({"augment": "flip"}, "augment is one of none, rotation, quarter_turns, not 'flip'"),
+        ({"schedule": "cosine"}, "schedule is step or linear, not 'cosine'"),
+        ({"average": 1}, "average is a decay between 0 and 1, or null, not 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing is at least 0 and below 1, not 1.5"),
         ({"learning_rate": []}, "needs a rate for epoch 0"),
         ({"learning_rate": [[5, 0.1]]}, "needs a rate for epoch 0.*not \\[\\[5, 0.1"),
     ],

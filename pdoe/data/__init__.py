@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from .batches import epoch_batches, random_rotation, to_input
+from .batches import epoch_batches, random_quarter_turns, random_rotation, to_input
 from .dataset import DataError, DataSet
 from .mnist_rot import load_mnist_rot
 
@@ -30,6 +30,7 @@ __all__ = [
     "DataSet",
     "epoch_batches",
     "load_data",
+    "random_quarter_turns",
     "random_rotation",
     "to_input",
 ]
