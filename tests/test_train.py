@@ -158,8 +158,7 @@ def test_a_run_is_exported_with_equal_outputs_for_batches_of_any_size(launch, tm
     for count in (1, 3):
         x = torch.randn(count, 1, 28, 28)
         torch.testing.assert_close(program(x), model.eval()(x), rtol=1e-5, atol=1e-5)
-    averaged = "recipe.average=0.5"
-    assert launch("experiment=mnistrot_p4", averaged) == 0
+    assert launch("experiment=mnistrot_p4", "recipe.average=0.5", "recipe.epochs=3") == 0
     other = next(p for p in folder.parents[1].glob("*average*/seed=0"))
     assert command([str(other)]) == 0
     state = torch.load(other / "checkpoint/state.pt")["averaged"]
