@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from .runs import Run, TableError
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
 EMBEDDED_TEST_IMAGES = 10_000
+HELD_OUT = re.compile(
+    r", (\d+) held out$"
+)  # ends a provenance whose test images are training images
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 
@@ -135,6 +139,8 @@ class Line:
 
     @property
     def test_images(self) -> int:
+        if held_out := HELD_OUT.search(self.provenance):
+            return int(held_out[1])
         embedded = self.provenance == "embedded"
         return EMBEDDED_TEST_IMAGES if embedded else self.paper.test_images
 
@@ -207,6 +213,11 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
             own.insert(0, Line(row, "", "", (), scale))
         lines += own
     return lines
+
+
+def on_held_out(run: Run) -> bool:
+    """Whether a run was tested on training images that it was not trained on."""
+    return HELD_OUT.search(run["data.provenance"] or "") is not None
 
 
 def newest_first(group: tuple[tuple[str, ...], list[Run]]) -> tuple:

@@ -3,12 +3,14 @@
     python scripts/compare.py mnist_rot
     python scripts/compare.py mnist_rot --rows mnistrot_pdo_p8,mnistrot_z2 --readme README.md
     python scripts/compare.py mnist_rot --scale smoke
+    python scripts/compare.py mnist_rot --validation
 
 Merges every ``result.json`` below ``outputs/`` into ``results/<table>/runs.csv`` (a run replaces
 the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it.
 Without runs it renders what is committed. The table always has all published rows; ``--rows`` names
 those that must have a finished run. At smoke scale everything is read and written below
-``outputs/smoke/``.
+``outputs/smoke/``. Runs that were tested on training images held out for it (``data.validation``)
+have a table of their own, ``results/<table>/validation/``, which ``--validation`` makes.
 
 Exit status: 0, the table is written; 1, it is written, but a requested row has no finished run, or
 records were skipped and not one finished run is left; 2, refused, nothing is written. A table
@@ -46,6 +48,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", help="folder of the run folders (default: outputs)")
     parser.add_argument("--results", help="where runs.csv is kept (default: results/<table>)")
     parser.add_argument("--scale", choices=("full", "smoke"), default="full")
+    parser.add_argument(
+        "--validation", action="store_true", help="the runs tested on held-out training images"
+    )
     parser.add_argument("--readme", help="also rewrite the marked table in this file")
     return parser.parse_args(argv)
 
@@ -55,13 +60,18 @@ def places(args: argparse.Namespace) -> tuple[Path, Path]:
     outputs = Path(args.runs) if args.runs else ROOT / "outputs"
     if args.runs and not outputs.is_dir():
         raise TableError(f"{outputs} is no folder")
+    if args.validation and (args.readme or args.rows):
+        raise TableError("held-out images are no published test set: no --readme, no --rows")
     if args.scale == "smoke":
         if args.results or args.readme:
             raise TableError("smoke runs go to outputs/smoke only: no --results, no --readme")
-        return outputs / "smoke", outputs / "smoke" / args.table
-    if args.runs and "smoke" in outputs.parts:
+        outputs = outputs / "smoke"
+        target = outputs / args.table
+    elif args.runs and "smoke" in outputs.parts:
         raise TableError(f"{outputs} holds smoke runs: give its parent and --scale smoke")
-    return outputs, Path(args.results) if args.results else ROOT / "results" / args.table
+    else:
+        target = Path(args.results) if args.results else ROOT / "results" / args.table
+    return outputs, target / "validation" if args.validation else target
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -80,7 +90,11 @@ def compare(args: argparse.Namespace) -> int:
 
     committed = runs.read_csv(target / "runs.csv")
     found, problems = runs.read_folders(source, skip=["smoke"] if args.scale == "full" else [])
-    of_table = [run for run in found if run["experiment"] in names]
+    of_table = [
+        run
+        for run in found
+        if run["experiment"] in names and tables.on_held_out(run) == args.validation
+    ]
     merged = runs.merge(committed, of_table)
     for problem in problems + list(merged.problems):
         say(problem)
@@ -89,7 +103,9 @@ def compare(args: argparse.Namespace) -> int:
         say(f"kept, but no row of {args.table}: {', '.join(sorted(foreign))}")
 
     lines = tables.table_lines(paper, merged.runs, args.scale)
-    text = markdown.render(args.table, lines, args.scale)
+    if args.validation:
+        lines = [line for line in lines if line.runs]
+    text = markdown.render(args.table + ", validation" * args.validation, lines, args.scale)
     write_whole(target / "runs.csv", runs.csv_text(merged))
     write_whole(target / "table.md", text)
     if readme:

@@ -318,6 +318,30 @@ def test_embedded_and_overridden_runs_have_lines_of_their_own(place):
     assert "+1.230" not in place.table and "+2.230" not in place.table
 
 
+def test_runs_on_held_out_images_have_a_table_of_their_own(place, capsys):
+    held_out = "regenerated, 2000 held out"
+    tuned = [record(2.5, 1, held_out), record(3.0, 2, held_out, overrides="recipe.epochs=5")]
+    assert place.put(record(2.1, 0), *tuned).compare() == 0
+    assert "id0" in place.csv and "id1" not in place.csv and "held out" not in place.table
+    before = snapshot(place.results)
+    assert place.compare("--validation") == 0
+    assert before.items() <= snapshot(place.results).items()  # and more
+    table = (place.results / "validation" / "table.md").read_text("utf-8")
+    assert "id0" not in (place.results / "validation" / "runs.csv").read_text("utf-8")
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    (line,) = [
+        line for line in lines if line.startswith("| `mnistrot_pdo_p8` ") and "2.500" in line
+    ]
+    sampling = 1.96 * (2.5 * 97.5 / 2000) ** 0.5
+    assert (
+        f"± {sampling:.3f}" in line and "not comparable (regenerated, 2000 held out data)" in line
+    )
+    assert any("`recipe.epochs=5`" in line and "3.000" in line for line in lines)
+    assert not any("mnistrot_z2" in line for line in lines)
+    assert place.compare("--validation", "--rows", "mnistrot_pdo_p8") == 2
+    assert "held-out images are no published test set" in capsys.readouterr().err
+
+
 def test_dirty_runs_are_marked(place):
     place.put(record(2.1, 0)).compare()
     assert "uncommitted" not in place.table
