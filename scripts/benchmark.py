@@ -3,13 +3,13 @@
     python scripts/benchmark.py                         # all cases of this machine's hardware
     python scripts/benchmark.py --select 'block*' --precision fp32 --rounds 31
 
-The rivals of a case:
+Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a case:
 
 - `plain`: the ordinary network that does the same arithmetic, made by `pdoe.export_plain`:
   `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit. Run
   with contiguous and with channels-last input; the ratio is taken to the faster of the two.
 - `e2cnn`: e2cnn 0.2.3 with as many regular fields and the same support, where it is installed
-  (`pip install 'pdoe[peers]'`) and has the group.
+  (`pip install 'pdoe[peers]'`) and has the group; never compiled.
 
 Contestants take turns, in an order that is reversed every round; times are medians, ratios medians
 of the rounds' own ratios with their quartiles. Peak memory is that of three training steps in a
@@ -31,10 +31,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from statistics import median, quantiles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,149 +43,30 @@ sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
-from pdoe import GroupConv, PointGroup, export_plain  # noqa: E402
+from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
 from pdoe.markdown import grid  # noqa: E402
 from pdoe.records import now, repository_state  # noqa: E402
 from pdoe.training import resolve_device  # noqa: E402
-from train import build_model, device_name, resolved  # noqa: E402
+from train import device_name  # noqa: E402
 
 COLUMNS = (
-    "case", "phase", "precision", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1", "ratio_q3",
-    "rounds", "images_per_second", "ours_mib", "rival_mib", "ours_build_ms", "rival_build_ms",
-    "device", "threads", "torch", "commit", "dirty", "date",
+    "case", "phase", "precision", "mode", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1",
+    "ratio_q3", "rounds", "images_per_second", "ours_mib", "rival_mib", "ours_build_ms",
+    "rival_build_ms", "device", "threads", "torch", "commit", "dirty", "date",
 )  # fmt: skip
+IMPORT = "import pdoe"
 LAYOUTS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
 
 
-# ---- Cases --------------------------------------------------------------------------------------
+# ---- Measurement --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """A network, the shape of its input [B, C, H, W], and what of e2cnn is its equal."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    group: str
-    fields: int = 0  # of a layer or block; 0: a whole network
-    normed: bool = False
-
-    @property
-    def size(self) -> int:
-        """Planar channels of a layer."""
-        return self.fields * len(PointGroup.named(self.group))
-
-
-class OnPlanar(nn.Module):
-    """A module on lifted maps as one on planar ones: the input is the same for every contestant."""
-
-    def __init__(self, module: nn.Module, fields: int):
-        super().__init__()
-        self.module, self.fields = module, fields
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.module(x.unflatten(1, (self.fields, -1))).flatten(1, 2)
-
-
-def part(kind: str, group: str, fields: int, side: int, batch: int) -> Case:
-    """One equivariant layer, or a block of layer, batch norm and ReLU."""
-    order = len(PointGroup.named(group))
-
-    def build() -> nn.Module:
-        layers: list[nn.Module] = [GroupConv(PointGroup.named(group), fields, fields)]
-        if kind == "block":
-            layers += [nn.BatchNorm3d(fields), nn.ReLU(inplace=True)]
-        return OnPlanar(nn.Sequential(*layers), fields)
-
-    name = f"{kind} {group}, {fields} fields, {side}x{side}, batch {batch}"
-    shape = (batch, fields * order, side, side)
-    return Case(name, build, shape, group, fields, kind == "block")
-
-
-def network(experiment: str, batch: int) -> Case:
-    """The network of an experiment file."""
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = resolved(compose("config", [f"experiment={experiment}"]), experiment)
-
-    class Images:  # what `build_model` asks of a data set
-        train_images, classes = torch.empty(1, 1, 28, 28), 10
-
-    def build() -> nn.Module:
-        return build_model(config, Images)
-
-    name = f"network {experiment}, batch {batch}"
-    return Case(name, build, (batch, 1, 28, 28), config["group"]["name"])
-
-
-def cases() -> list[Case]:
-    parts = [
-        part(kind, group, fields, side, batch)
-        for kind in ("layer", "block")
-        for group, fields, side, batch in (
-            ("p1", 128, 16, 64),
-            ("p4", 32, 16, 64),
-            ("p6", 6, 32, 64),
-            ("p8", 7, 24, 128),
-            ("p8", 16, 16, 64),
-            ("p8", 16, 28, 64),
-            ("p16", 8, 16, 64),
-            ("p4m", 16, 16, 64),
-            ("p6m", 12, 16, 64),
-        )
-    ]
-    experiments = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8", "mnistrot_pdo_p8_large")
-    scaling = [
-        part("scaling", group, fields, 16, 32)
-        for group in ("p4", "p8", "p16")
-        for fields in (2, 4, 8, 16)
-    ]
-    return parts + [network(name, 128) for name in experiments] + scaling
-
-
-# ---- Contestants --------------------------------------------------------------------------------
-
-
-def contestants(case: Case) -> dict[str, Callable[[], nn.Module]]:
-    """Makers of ours and of its rivals; each takes the case's planar input."""
-    makers = {"ours": case.build}
-    for layout in LAYOUTS:
-        makers[f"plain{layout}"] = lambda: export_plain(case.build()).train()
-    has_group = not PointGroup.named(case.group).reflections  # its D_n fields fail on NumPy 2.3
-    if case.fields and has_group and find_spec("e2cnn") and not case.name.startswith("scaling"):
-        makers["e2cnn"] = lambda: e2cnn_part(case)
-    return makers
-
-
-def e2cnn_part(case: Case) -> nn.Module:
-    from e2cnn import gspaces
-    from e2cnn import nn as enn
-
-    space = gspaces.Rot2dOnR2(PointGroup.named(case.group).n)
-    fields = enn.FieldType(space, case.fields * [space.regular_repr])
-    size = next(m for m in case.build().modules() if isinstance(m, GroupConv)).kernel_size
-    layers = [enn.R2Conv(fields, fields, size, padding=size // 2, bias=False)]
-    if case.normed:
-        layers += [enn.InnerBatchNorm(fields), enn.ReLU(fields, inplace=True)]
-    module = enn.SequentialModule(*layers)
-
-    class OnTensors(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.module(enn.GeometricTensor(x, fields)).tensor
-
-    return OnTensors()
-
-
-def prepared(case: Case, rival: str, model: nn.Module, phase: str, precision: str, device):
+def prepared(
+    case: Case, rival: str, model: nn.Module, phase: str, precision: str, device, mode="eager"
+) -> Callable[[], None]:
     """A function of no arguments that does the work to be timed once."""
     model = model.to(device).train(phase == "train")
     x = torch.randn(case.shape, device=device)
@@ -192,6 +74,8 @@ def prepared(case: Case, rival: str, model: nn.Module, phase: str, precision: st
         if rival == f"plain{layout}":
             x = x.contiguous(memory_format=memory_format)
             model = model.to(memory_format=memory_format)
+    if mode == "compiled" and rival != "e2cnn":
+        model = torch.compile(model)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     if phase == "eval":
 
@@ -200,7 +84,7 @@ def prepared(case: Case, rival: str, model: nn.Module, phase: str, precision: st
                 model(x)
 
         return work
-    if case.fields:  # inside a network: gradients of the input, too
+    if case.size:  # inside a network: gradients of the input, too
         x.requires_grad_()
         with autocast:
             gradient = torch.randn_like(model(x))
@@ -224,9 +108,6 @@ def prepared(case: Case, rival: str, model: nn.Module, phase: str, precision: st
         optimizer.step()
 
     return work
-
-
-# ---- Measurement --------------------------------------------------------------------------------
 
 
 def race(works: dict[str, Callable[[], None]], rounds: int, device) -> dict[str, list[float]]:
@@ -253,7 +134,7 @@ def peak_mib(case: Case, rival: str, precision: str, device) -> float:
 
 
 def measure_peak(case: Case, rival: str, precision: str, device) -> float:
-    work = prepared(case, rival, contestants(case)[rival](), "train", precision, device)
+    work = prepared(case, rival, case.makers()[rival](), "train", precision, device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -269,45 +150,75 @@ def measure_peak(case: Case, rival: str, precision: str, device) -> float:
     return (peak - before) / 2**20
 
 
-def measure(case: Case, precision: str, rounds: int, device, hardware: dict) -> list[dict]:
+def measure(
+    case: Case, precision: str, mode: str, rounds: int, device, hardware: dict
+) -> list[dict]:
     """The lines of a case."""
-    makers, built, models = contestants(case), {}, {}
+    makers, built, models = case.makers(), {}, {}
     for name, make in makers.items():
         began = time.perf_counter()
         models[name] = make()
         built[name] = 1e3 * (time.perf_counter() - began)
-    scaling = case.name.startswith("scaling")
-    peaks = {} if scaling else {n: peak_mib(case, n, precision, device) for n in makers}
+    peaks = {}
+    if "train" in case.phases and mode == "eager":
+        peaks = {name: peak_mib(case, name, precision, device) for name in makers}
     lines = []
-    for phase in ("eval",) if scaling else ("train", "eval"):
-        works = {n: prepared(case, n, m, phase, precision, device) for n, m in models.items()}
+    for phase in case.phases:
+        works = {n: prepared(case, n, m, phase, precision, device, mode) for n, m in models.items()}
         times = race(works, rounds, device)
         plain = min((f"plain{layout}" for layout in LAYOUTS), key=lambda name: median(times[name]))
         for rival in [plain, *(["e2cnn"] if "e2cnn" in times else [])]:
-            ratios = [a / b for a, b in zip(times["ours"], times[rival], strict=True)]
-            q1, _, q3 = quantiles(ratios, n=4)
-            ours = median(times["ours"])
-            lines.append(
-                {
-                    "case": case.name,
-                    "phase": phase,
-                    "precision": precision,
-                    "rival": rival,
-                    "ours_ms": 1e3 * ours,
-                    "rival_ms": 1e3 * median(times[rival]),
-                    "ratio": median(ratios),
-                    "ratio_q1": q1,
-                    "ratio_q3": q3,
-                    "rounds": rounds,
-                    "images_per_second": case.shape[0] / ours,
-                    "ours_mib": peaks.get("ours"),
-                    "rival_mib": peaks.get(rival),
-                    "ours_build_ms": built["ours"],
-                    "rival_build_ms": built[rival],
-                    **hardware,
-                }  # fmt: skip
-            )
-            print(f"{case.name}, {phase}, {precision}: {median(ratios):.3f} of {rival}", flush=True)
+            line = {
+                "case": case.name,
+                "phase": phase,
+                "precision": precision,
+                "mode": mode,
+                **compared(times, rival),
+                "images_per_second": case.shape[0] / median(times["ours"]),
+                "ours_mib": peaks.get("ours"),
+                "rival_mib": peaks.get(rival),
+                "ours_build_ms": built["ours"],
+                "rival_build_ms": built[rival],
+                **hardware,
+            }
+            lines.append(line)
+            told = f"{case.name}, {phase}, {precision}, {mode}"
+            print(f"{told}: {line['ratio']:.3f} of {rival}", flush=True)
+    return lines
+
+
+def compared(times: dict[str, list[float]], rival: str) -> dict:
+    """Medians in ms, and the median and quartiles of the rounds' own ratios."""
+    ratios = [a / b for a, b in zip(times["ours"], times[rival], strict=True)]
+    q1, _, q3 = quantiles(ratios, n=4)
+    return {
+        "rival": rival,
+        "ours_ms": 1e3 * median(times["ours"]),
+        "rival_ms": 1e3 * median(times[rival]),
+        "ratio": median(ratios),
+        "ratio_q1": q1,
+        "ratio_q3": q3,
+        "rounds": len(ratios),
+    }
+
+
+def measure_imports(rounds: int, hardware: dict) -> list[dict]:
+    """What an import costs in a fresh process, beside what we import and beside e2cnn."""
+    modules = {"ours": "pdoe", "torch, numpy": "torch, numpy"}
+    if find_spec("e2cnn"):
+        modules["e2cnn"] = "e2cnn.nn"
+
+    def work(names: str) -> None:
+        subprocess.run([sys.executable, "-c", f"import {names}"], cwd=ROOT, check=True)
+
+    works = {name: partial(work, names) for name, names in modules.items()}
+    times = race(works, rounds, torch.device("cpu"))
+    nothing = dict.fromkeys(COLUMNS)
+    lines = []
+    for rival in list(modules)[1:]:
+        line = {"case": IMPORT, "phase": "import", "precision": "any", "mode": "eager"}
+        lines.append({**nothing, **line, **compared(times, rival), **hardware})
+        print(f"{IMPORT}: {lines[-1]['ratio']:.3f} of {rival}", flush=True)
     return lines
 
 
@@ -326,11 +237,11 @@ def read_lines(path: Path) -> list[dict[str, str]]:
 
 
 def merged(before: list[dict[str, str]], lines: list[dict]) -> list[dict[str, str]]:
-    """New lines in the place of those of the same case, phase and precision."""
+    """New lines in the place of those of the same case, phase, precision and mode."""
     new = [{column: text_of(line[column]) for column in COLUMNS} for line in lines]
 
     def key(line):
-        return line["case"], line["phase"], line["precision"]
+        return line["case"], line["phase"], line["precision"], line["mode"]
 
     replaced = {key(line) for line in new}
     order = {case.name: number for number, case in enumerate(cases())}
@@ -348,7 +259,7 @@ def csv_text(lines: list[dict[str, str]]) -> str:
 
 def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str]]) -> str:
     """The figures as Markdown, beside those that were committed before."""
-    keys = ("case", "phase", "precision", "rival")
+    keys = ("case", "phase", "precision", "mode", "rival")
     earlier = {tuple(line[k] for k in keys): line["ratio"] for line in before}
     rows = []
     for line in lines:
@@ -362,25 +273,43 @@ def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str
              line["commit"][:10] + "*" * (line["dirty"] == "True")]
         )  # fmt: skip
     header = (
-        "case", "phase", "precision", "rival", "ours, ms", "rival, ms", "ratio (quartiles)",
+        "case", "phase", "precision", "mode", "rival", "ours, ms", "rival, ms", "ratio (quartiles)",
         "before", "peak memory", "commit",
     )  # fmt: skip
     return (
-        f"# {hardware}: what the layers cost\n\n{grid(header, rows)}\n"
+        f"# {hardware}: what the layers cost\n\n{targets(lines)}\n"
+        f"## All figures\n\n{grid(header, rows)}\n"
         "Ratios are ours / rival, below 1 where we are faster: median and quartiles over the\n"
         "rounds of one process in which the contestants took turns. `plain` is the ordinary\n"
         "network of the same arithmetic. How they are measured: `scripts/benchmark.py`.\n"
     )
 
 
+def targets(lines: list[dict[str, str]]) -> str:
+    """What is aimed at and what was measured, the worst line of each target."""
+    rows = []
+    for target in TARGETS:
+        found = target.of(lines)
+        verdict = "not measured" if not found else "met" if max(found) <= target.bound else "missed"
+        worst = f"{max(found):.3f}" if found else "–"
+        rows.append((target.what, f"<= {target.bound}", worst, verdict))
+    if fits := exponents(lines):
+        (ours, _), (plain, _) = fits["ours"], fits["plain"]
+        verdict = "met" if abs(ours - plain) <= 0.05 else "missed"
+        aim = f"{plain:.2f} (plain) +- 0.05"
+        rows.append(("exponent of the cost in |G| x C", aim, f"{ours:.2f}", verdict))
+    return grid(("target", "bound", "measured, the worst case", "verdict"), rows)
+
+
 def exponents(lines: list[dict[str, str]]) -> dict[str, tuple[float, list[tuple[int, float]]]]:
     """Fitted exponent of time against planar channels |G| x C, and the points, per contestant."""
     sizes = {case.name: case.size for case in cases() if case.name.startswith("scaling")}
+    lines = [line for line in lines if line["case"] in sizes]
+    kinds = [(line["precision"], line["mode"]) for line in lines]  # one of them: eager fp32 first
+    lines = [line for line, kind in zip(lines, kinds, strict=True) if kind == max(kinds)]
     fits = {}
     for name, column in (("ours", "ours_ms"), ("plain", "rival_ms")):
-        points = sorted(
-            (sizes[line["case"]], float(line[column])) for line in lines if line["case"] in sizes
-        )
+        points = sorted((sizes[line["case"]], float(line[column])) for line in lines)
         if len({size for size, _ in points}) > 1:
             x = [math.log(size) for size, _ in points]
             y = [math.log(cost) for _, cost in points]
@@ -417,6 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--select", default="*", help="patterns of case names, 'a*;b*'")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp32,bf16")
+    parser.add_argument("--mode", default="eager", help="eager, compiled or eager,compiled")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
@@ -431,20 +361,28 @@ def main(argv: list[str] | None = None) -> int:
 
     patterns = options.select.split(";")
     chosen = [case for case in cases() if any(fnmatchcase(case.name, p) for p in patterns)]
-    precisions = options.precision.split(",")
-    if not chosen or set(precisions) - {"fp32", "bf16"} or options.rounds < 3:
-        names = "\n  ".join(case.name for case in cases())
-        parser.error(f"precisions are fp32 and bf16, rounds at least 3, and cases are\n  {names}")
+    precisions, modes = options.precision.split(","), options.mode.split(",")
+    known = set(precisions) <= {"fp32", "bf16"} and set(modes) <= {"eager", "compiled"}
+    imports = any(fnmatchcase(IMPORT, pattern) for pattern in patterns)
+    if not (chosen or imports) or not known or options.rounds < 3:
+        names = "\n  ".join([*(case.name for case in cases()), IMPORT])
+        parser.error(
+            "precisions are fp32 and bf16, modes eager and compiled, rounds at least 3, and cases "
+            f"are\n  {names}"
+        )
+    if "compiled" in modes and device.type == "cpu" and not (which("g++") or which("clang++")):
+        parser.error("torch.compile needs a C++ compiler for the CPU, and there is none here")
     threads = torch.get_num_threads() if device.type == "cpu" else None
     commit, dirty = repository_state(ROOT)
     hardware = {
         "device": device_name(device), "threads": threads, "torch": torch.__version__,
         "commit": commit, "dirty": dirty, "date": now(),
     }  # fmt: skip
-    lines = []
+    lines = measure_imports(options.rounds, hardware) if imports else []
     for precision in precisions:
-        for case in chosen:
-            lines += measure(case, precision, options.rounds, device, hardware)
+        for mode in modes:
+            for case in chosen:
+                lines += measure(case, precision, mode, options.rounds, device, hardware)
     path = options.results / f"{slug(hardware['device'], threads)}.csv"
     before = read_lines(path) if path.exists() else []
     after = merged(before, lines)

@@ -16,14 +16,14 @@ def case_named(start):
     return next(case for case in benchmark["cases"]() if case.name.startswith(start))
 
 
-@pytest.mark.parametrize("start", ["block p8, 7", "layer p6m", "network mnistrot_p4"])
+@pytest.mark.parametrize("start", ["block p8, 7", "layer p6m", "residual", "network mnistrot_p4"])
 def test_the_plain_rival_does_the_same_arithmetic(start):
     """Equal outputs with the same weights, and no module of ours in it."""
     case = case_named(start)
     torch.manual_seed(0)
     ours = case.build().eval()
     torch.manual_seed(0)
-    plain = benchmark["contestants"](case)["plain"]().eval()
+    plain = case.makers()["plain"]().eval()
     assert not any(type(module).__module__.startswith("pdoe") for module in plain.modules())
     assert any(isinstance(module, nn.Conv2d) for module in plain.modules())
     x = torch.randn(2, *case.shape[1:])
@@ -53,18 +53,36 @@ def test_training_reaches_the_weights_and_the_input_and_evaluation_reaches_nothi
         assert all((p.grad is not None) == (phase == "train") for p in model.parameters())
 
 
+def main_on(folder, select):
+    common = ["--rounds", "3", "--device", "cpu", "--results", str(folder)]
+    return benchmark["main"](["--select", select, *common])
+
+
 def test_figures_are_written_and_those_of_other_cases_stay(tmp_path, capsys):
-    main = benchmark["main"]
-    common = ["--rounds", "3", "--device", "cpu", "--results", str(tmp_path)]
-    assert main(["--select", "scaling p4, 2 *", *common]) == 0
+    assert main_on(tmp_path, "scaling p4, 2 *") == 0
     (path,) = tmp_path.glob("*.csv")
     first = path.read_text().splitlines()
     assert len(first) == 2 and first[0] == ",".join(benchmark["COLUMNS"])
-    assert main(["--select", "scaling p8, 2 *", *common]) == 0
+    assert main_on(tmp_path, "scaling p8, 2 *") == 0
     second = path.read_text().splitlines()
     assert second[:2] == first and len(second) == 3
     assert path.with_suffix(".svg").exists()
     assert "scaling p8, 2 fields" in path.with_suffix(".md").read_text()
+
+
+def test_an_import_is_measured_beside_what_it_imports(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        benchmark["measure_imports"].__globals__,
+        "race",
+        lambda works, rounds, device: {
+            n: [w() or 2.0 + (n == "ours")] * 3 for n, w in works.items()
+        },
+    )
+    assert main_on(tmp_path, "import pdoe") == 0
+    (path,) = tmp_path.glob("*.csv")
+    line = benchmark["read_lines"](path)[0]
+    assert (line["rival"], line["ours_ms"], line["ratio"]) == ("torch, numpy", "3000", "1.5")
+    assert "| import pdoe " in path.with_suffix(".md").read_text()
 
 
 def test_a_peak_is_measured_in_a_process_of_its_own():
@@ -74,9 +92,47 @@ def test_a_peak_is_measured_in_a_process_of_its_own():
     assert one_map < peak < 40 * one_map
 
 
+def test_the_exported_network_is_raced_against_the_same_one_by_hand():
+    case = case_named("exported network mnistrot_pdo_p8")
+    exported, by_hand = case.build(), case.plain().eval()
+    kinds = [type(m).__name__ for m in by_hand.modules()]
+    assert [kinds.count(k) for k in ("Conv2d", "BatchNorm2d", "MaxPool2d")] == [7, 6, 1]
+    weights = [v for k, v in exported.state_dict().items() if "num_batches" not in k]
+    names = [k for k in by_hand.state_dict() if "num_batches" not in k]
+    by_hand.load_state_dict(dict(zip(names, weights, strict=True)), strict=False)
+    eps = next(m.eps for m in exported.modules() if isinstance(m, nn.BatchNorm2d))
+    for module in by_hand.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(exported(x), by_hand(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_target_is_judged_by_its_worst_line():
+    line = {"case": "layer p8, 16 fields, 16x16, batch 64", "phase": "train", "mode": "eager",
+            "precision": "fp32", "rival": "plain", "ratio": "1.01"}  # fmt: skip
+    worse = line | {"case": "layer p8, 16 fields, 28x28, batch 64", "ratio": "1.09"}
+    others = [worse | {"rival": "e2cnn"}, worse | {"phase": "eval"}, worse | {"mode": "compiled"}]
+
+    def row(*lines):
+        text = benchmark["targets"]([*lines, *(other | {"ratio": "9"} for other in others)])
+        return next(row for row in text.splitlines() if "layer p8, 16 fields, training" in row)
+
+    assert "| 1.010 " in row(line) and "| met " in row(line)
+    assert "| 1.090 " in row(line, worse) and "| missed " in row(line, worse)
+    assert "| not measured " in row()
+
+
 def test_an_exponent_is_the_slope_of_the_logarithms():
     lines = [
-        {"case": case.name, "ours_ms": str(3 * case.size**1.5), "rival_ms": str(case.size**2)}
+        {
+            "case": case.name,
+            "precision": precision,
+            "mode": "eager",
+            "ours_ms": str(3 * case.size**power),
+            "rival_ms": str(case.size**2),
+        }
+        for precision, power in (("fp32", 1.5), ("bf16", 1.0))
         for case in benchmark["cases"]()
         if case.name.startswith("scaling")
     ]

@@ -1,0 +1,276 @@
+"""What `scripts/benchmark.py` measures: cases, their rivals, and the targets they are held to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
+from pdoe.layers import MaxPool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# ---- Cases --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the shape of its input [B, C, H, W], and what its rivals are made of.
+
+    ``plain`` makes the ordinary network of the same arithmetic (default: what
+    :func:`pdoe.export_plain` gives), ``e2cnn`` an equal network of that library.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    size: int = 0  # planar channels of a layer, 0: a whole network
+    plain: Callable[[], nn.Module] | None = None
+    e2cnn: Callable[[], nn.Module] | None = None
+    phases: tuple[str, ...] = ("train", "eval")
+
+    def makers(self) -> dict[str, Callable[[], nn.Module]]:
+        """Ours and its rivals; each takes the case's planar input."""
+        plain = self.plain or (lambda: export_plain(self.build()).train())
+        makers = {"ours": self.build, "plain": plain, "plain, channels last": plain}
+        if self.e2cnn and find_spec("e2cnn"):
+            makers["e2cnn"] = self.e2cnn
+        return makers
+
+
+class OnPlanar(nn.Module):
+    """A module on lifted maps as one on planar ones: the input is the same for every contestant."""
+
+    def __init__(self, module: nn.Module, fields: int):
+        super().__init__()
+        self.module, self.fields = module, fields
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.unflatten(1, (self.fields, -1))).flatten(1, 2)
+
+
+class Residual(nn.Sequential):
+    """A chain of layers beside the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
+    """A layer, a block (layer, norm, ReLU) or a pre-activation residual block of two layers."""
+    group = PointGroup.named(name)
+
+    def conv() -> nn.Module:
+        return GroupConv(group, fields, fields)
+
+    def norm() -> list[nn.Module]:
+        return [nn.BatchNorm3d(fields), nn.ReLU(inplace=True)]
+
+    def build() -> nn.Module:
+        if kind == "residual block":
+            chain: nn.Module = Residual(*norm(), conv(), *norm(), conv())
+        else:
+            chain = nn.Sequential(conv(), *(norm() if kind == "block" else []))
+        return OnPlanar(chain, fields)
+
+    def peer() -> nn.Module:
+        return e2cnn_part(kind, group, fields, conv().kernel_size)
+
+    size = fields * len(group)
+    return Case(
+        f"{kind} {name}, {fields} fields, {side}x{side}, batch {batch}",
+        build,
+        (batch, size, side, side),
+        size,
+        # Its D_n fields fail on NumPy 2.3.
+        e2cnn=None if group.reflections or kind == "scaling" else peer,
+        phases=("eval",) if kind == "scaling" else ("train", "eval"),
+    )
+
+
+def network(experiment: str, batch: int) -> Case:
+    """The network of an experiment file, made for images [batch, 1, 28, 28]."""
+    sys.path.insert(0, str(ROOT))
+    from hydra import compose, initialize_config_dir
+
+    from train import build_model, resolved
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = resolved(compose("config", [f"experiment={experiment}"]), experiment)
+
+    class Images:  # what `build_model` asks of a data set
+        train_images, classes = torch.empty(1, 1, 28, 28), 10
+
+    def build() -> nn.Module:
+        return build_model(config, Images)
+
+    peer = e2cnn_p8_network if experiment == "mnistrot_pdo_p8" else None
+    return Case(f"network {experiment}, batch {batch}", build, (batch, 1, 28, 28), e2cnn=peer)
+
+
+def exported(case: Case) -> Case:
+    """The exported network of a case as a contestant, beside the same one written by hand."""
+
+    def by_hand() -> nn.Module:
+        layers: list[nn.Module] = []
+        for module in case.build().modules():
+            if isinstance(module, LiftingConv | GroupConv):
+                _, inputs, k, _ = module.kernel().shape
+                width = module.out_channels * len(module.group)
+                layers += [
+                    nn.Conv2d(inputs, width, k, padding=module.padding, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+            elif isinstance(module, MaxPool):
+                layers.append(nn.MaxPool2d(2))
+            elif isinstance(module, nn.Conv2d):
+                layers += [nn.Conv2d(module.in_channels, 10, module.kernel_size, bias=False)]
+        return nn.Sequential(*layers, nn.Flatten())
+
+    def build() -> nn.Module:
+        return export_plain(case.build())
+
+    return Case(f"exported {case.name}", build, case.shape, plain=by_hand, phases=("eval",))
+
+
+def cases() -> list[Case]:
+    parts = [
+        part(kind, group, fields, side, batch)
+        for kind in ("layer", "block")
+        for group, fields, side, batch in (
+            ("p1", 128, 16, 64),
+            ("p4", 32, 16, 64),
+            ("p6", 6, 32, 64),
+            ("p8", 7, 24, 128),
+            ("p8", 16, 16, 64),
+            ("p8", 16, 28, 64),
+            ("p16", 8, 16, 64),
+            ("p4m", 16, 16, 64),
+            ("p6m", 12, 16, 64),
+        )
+    ]
+    parts.append(part("residual block", "p6", 6, 32, 64))
+    experiments = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8", "mnistrot_pdo_p8_large")
+    networks = [network(name, 128) for name in experiments]
+    scaling = [
+        part("scaling", group, fields, 16, 32)
+        for group in ("p4", "p8", "p16")
+        for fields in (2, 4, 8, 16)
+    ]
+    return [*parts, *networks, exported(networks[2]), *scaling]
+
+
+# ---- e2cnn --------------------------------------------------------------------------------------
+
+
+class OnTensors(nn.Module):
+    """A network of e2cnn as one on tensors."""
+
+    def __init__(self, module: nn.Module, fields):
+        super().__init__()
+        self.module, self.fields = module, fields
+
+    def forward(self, x: Tensor) -> Tensor:
+        from e2cnn.nn import GeometricTensor
+
+        return self.module(GeometricTensor(x, self.fields)).tensor
+
+
+def e2cnn_part(kind: str, group: PointGroup, count: int, size: int) -> nn.Module:
+    """As many regular fields, the same support."""
+    from e2cnn import gspaces
+    from e2cnn import nn as enn
+
+    space = gspaces.Rot2dOnR2(group.n)
+    fields = enn.FieldType(space, count * [space.regular_repr])
+
+    def conv() -> nn.Module:
+        return enn.R2Conv(fields, fields, size, padding=size // 2, bias=False)
+
+    def norm() -> list[nn.Module]:
+        return [enn.InnerBatchNorm(fields), enn.ReLU(fields, inplace=True)]
+
+    if kind == "residual block":
+        return Residual(OnTensors(enn.SequentialModule(*norm(), conv(), *norm(), conv()), fields))
+    layers = [conv(), *(norm() if kind == "block" else [])]
+    return OnTensors(enn.SequentialModule(*layers), fields)
+
+
+def e2cnn_p8_network() -> nn.Module:
+    """The layout of mnistrot_pdo_p8: sizes, fields, norm, pooling, dropout and head."""
+    from e2cnn import gspaces
+    from e2cnn import nn as enn
+
+    space = gspaces.Rot2dOnR2(8)
+    image = enn.FieldType(space, [space.trivial_repr])
+    fields = enn.FieldType(space, 7 * [space.regular_repr])
+    layers: list[nn.Module] = []
+    for number in range(1, 7):
+        layers += [
+            enn.R2Conv(image if number == 1 else fields, fields, 5, padding=1, bias=False),
+            enn.InnerBatchNorm(fields, eps=1e-3, momentum=1e-3),
+            enn.ReLU(fields, inplace=True),
+            enn.PointwiseMaxPool(fields, 2) if number == 2 else enn.PointwiseDropout(fields, 0.2),
+        ]
+    trunk = OnTensors(enn.SequentialModule(*layers), image)
+    return nn.Sequential(trunk, nn.Conv2d(56, 10, 4, bias=False), nn.Flatten())
+
+
+# ---- Targets ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on one quantity of some lines; the worst of them counts."""
+
+    what: str
+    cases: str
+    phase: str
+    rival: str
+    bound: float
+    quantity: Callable[[dict[str, str]], float] = lambda line: float(line["ratio"])
+    precision: str = "*"
+
+    def of(self, lines: list[dict[str, str]]) -> list[float]:
+        keys = {"case": self.cases, "phase": self.phase, "rival": self.rival}
+        keys |= {"precision": self.precision, "mode": "eager"}
+        return [
+            self.quantity(line)
+            for line in lines
+            if all(fnmatchcase(line[key], pattern) for key, pattern in keys.items())
+        ]
+
+
+def memory(line: dict[str, str]) -> float:
+    return float(line["ours_mib"]) / float(line["rival_mib"])
+
+
+def seconds_for(images: int) -> Callable[[dict[str, str]], float]:
+    return lambda line: images / float(line["images_per_second"])
+
+
+P8, RESIDUAL = "network mnistrot_pdo_p8, *", "residual block p6, 6 fields, 32x32, *"
+TARGETS = (
+    Target("layer p8, 16 fields, training / plain", "layer p8, 16 *", "train", "plain*", 1.08),
+    Target("block p8, 16 fields, training / plain", "block p8, 16 *", "train", "plain*", 1.15),
+    Target("layer p8, 16 fields, evaluation / plain", "layer p8, 16 *", "eval", "plain*", 1.02),
+    Target(
+        "training step of mnistrot_pdo_p8 / e2cnn", P8, "train", "e2cnn", 0.85, precision="fp32"
+    ),
+    Target("residual block p6, 6 fields, training / plain", RESIDUAL, "train", "plain*", 1.15),
+    Target("its peak memory / plain", RESIDUAL, "train", "plain*", 1.10, memory),
+    Target("exported network / the same by hand", "exported *", "eval", "plain*", 1.02),
+    Target(
+        "an epoch of mnistrot_pdo_p8, s", P8, "train", "plain*", 8.0, seconds_for(94 * 128), "bf16"
+    ),
+    Target("50,000 images evaluated, s", P8, "eval", "plain*", 6.0, seconds_for(50_000), "bf16"),
+)
