@@ -216,10 +216,10 @@ def fit(
             wrong = torch.zeros((), dtype=torch.int64, device=device)
             seen = 0
             steps = len(images) // batch_size
-            for step, batch in enumerate(epoch_batches(len(images), batch_size, generator)):
+            batches = epoch_batches(len(images), batch_size, generator, device=device)
+            for step, batch in enumerate(batches):
                 for part in optimizer.param_groups:
                     part["lr"] = learning_rate_at(epoch + step / steps, learning_rate, schedule)
-                batch = batch.to(device)
                 inputs = to_input(turn(images[batch], generator), data.mean, data.std)
                 with autocast(device, precision):
                     logits = model(inputs)

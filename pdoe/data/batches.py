@@ -11,16 +11,21 @@ from torch.nn import functional as F
 
 
 def epoch_batches(
-    count: int, batch_size: int, generator: Generator, drop_last: bool = True
+    count: int,
+    batch_size: int,
+    generator: Generator,
+    drop_last: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Tensor]:
     """One epoch: int64 index tensors that cut a permutation of `range(count)` into batches.
 
-    The permutation is drawn at once from the CPU `generator`. With `drop_last` a shorter last batch
+    The permutation is drawn at once from the CPU `generator` and goes to `device` in one piece, so
+    that no step of a GPU waits for its indices. With `drop_last` a shorter last batch
     is left out. Raises `ValueError` for sizes below 1 and for an epoch without any batch.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
-    batches = torch.randperm(count, generator=generator).split(batch_size)
+    batches = torch.randperm(count, generator=generator).to(device).split(batch_size)
     if drop_last:
         batches = batches[: count // batch_size]
     if not batches:
