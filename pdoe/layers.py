@@ -325,8 +325,8 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
-        mask = words.view(torch.int16)[: x.numel()].view(x.shape) < dropped - 2**15
-        return x.masked_fill(mask, 0) * (2**16 / (2**16 - dropped))
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
