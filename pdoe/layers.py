@@ -124,9 +124,16 @@ class _BankConv(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
-        if x.device.type == "cpu" and 1 < x.shape[1] < 96 and not torch.compiler.is_compiling():
-            x = _ChannelsLast.apply(x)
-        y = F.conv2d(x, self._kernel_at_hand(), bias, self.stride, self.padding).contiguous()
+        kernel = self._kernel_at_hand()
+        captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if x.device.type == "cpu" and 1 < x.shape[1] < 96 and not captured:
+            if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+                dtype = torch.get_autocast_dtype("cpu")
+                x, kernel = x.to(dtype), kernel.to(dtype)
+                bias = None if bias is None else bias.to(dtype)
+            y = _NarrowConv.apply(x, kernel, bias, self.stride, self.padding)
+        else:
+            y = F.conv2d(x, kernel, bias, self.stride, self.padding).contiguous()
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
     def extra_repr(self) -> str:
@@ -138,26 +145,39 @@ class _BankConv(nn.Module):
         )
 
 
-class _ChannelsLast(torch.autograd.Function):
-    """Channels last for one convolution: a CPU's narrow one is faster so, above all backwards.
+class _NarrowConv(torch.autograd.Function):
+    """``conv2d`` of contiguous maps that runs channels-last, as is faster on a CPU.
 
-    Norms, ReLU, pooling and wide convolutions are not, so the gradient is given back contiguous:
-    operations on maps of two layouts took three times as long.
+    Norms, ReLU and pooling are slower so: the result and the gradient are contiguous, and so is
+    the map that is kept for the backward pass, which the operation before keeps anyway.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:  # by permutation, which torch.func.vmap understands
-        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int):
+        return F.conv2d(_channels_last(x), kernel, bias, stride, padding).contiguous()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        x, kernel, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, kernel)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient.contiguous()
+    def backward(ctx, gradient: Tensor):
+        x, kernel = ctx.saved_tensors
+        x_gradient, *gradients = torch.ops.aten.convolution_backward(
+            _channels_last(gradient), _channels_last(x), kernel, [len(kernel)],
+            [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1, ctx.needs_input_grad[:3],
+        )  # fmt: skip
+        if x_gradient is not None:
+            x_gradient = x_gradient.contiguous()
+        return x_gradient, *gradients, None, None
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """In that layout; said by permutation, which torch.func.vmap understands."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class LiftingConv(_BankConv):

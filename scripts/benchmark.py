@@ -12,8 +12,8 @@ Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a ca
   (`pip install 'pdoe[peers]'`) and has the group; never compiled.
 
 Contestants take turns, in an order that is reversed every round; times are medians, ratios medians
-of the rounds' own ratios with their quartiles. Peak memory is that of three training steps in a
-fresh process each, without what was there before them. Writes `results/benchmarks/<hardware>.csv`
+of the rounds' own ratios with their quartiles. Peak memory is that of a training step in a fresh
+process each, above what is held between two steps. Writes `results/benchmarks/<hardware>.csv`
 (figures of cases that were not selected stay), a table beside it, and a figure of cost against
 size.
 """
@@ -25,8 +25,8 @@ import csv
 import io
 import json
 import math
+import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -129,25 +129,32 @@ def peak_mib(case: Case, rival: str, precision: str, device) -> float:
     """Peak memory of training, in a process of its own."""
     command = [sys.executable, __file__, "--peak", json.dumps([case.name, rival, precision])]
     command += ["--device", str(device)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Maps get pages of their own and give them back, so that what is resident is what is held.
+    frees = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = {**os.environ, **frees}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.splitlines()[-1])
 
 
 def measure_peak(case: Case, rival: str, precision: str, device) -> float:
+    """MiB at the peak of a training step above what is held between two steps."""
     work = prepared(case, rival, case.makers()[rival](), "train", precision, device)
+    for _ in range(2):  # the first step allocates gradients and the libraries' own memory
+        work()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    else:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        before = pages * resource.getpagesize()
-    for _ in range(3):
         work()
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (peak - before) / 2**20
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+
+    def resident(name: str) -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(rf"{name}:\s+(\d+) kB", status)[1])
+
+    before = resident("VmRSS")
+    work()
+    return (resident("VmHWM") - before) / 2**10
 
 
 def measure(

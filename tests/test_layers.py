@@ -354,6 +354,7 @@ def test_gradients_are_those_of_finite_differences(conv, name):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
 
     assert torch.autograd.gradcheck(output, (x, layer.weight, layer.bias))
+    assert torch.autograd.gradgradcheck(output, (x, layer.weight, layer.bias))
 
 
 @BOTH
@@ -608,6 +609,45 @@ def test_layers_can_be_mapped_and_differentiated_per_sample():
         expected = torch.autograd.grad(loss(weights, one), weights.values())
         for found, gradient in zip(mapped.values(), expected, strict=True):
             assert_same(found[number], gradient, 1e-10)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("fields, stride, bias", [(2, 1, False), (3, 2, True), (13, 1, True)])
+def test_the_gradients_are_those_of_the_planar_convolution(fields, stride, bias, autocast):
+    """Narrow maps, which a CPU convolves in another layout, and wide ones."""
+    layer = GroupConv(PointGroup(8), fields, 2, stride=stride, bias=bias)
+    x = torch.randn(3, fields, 8, 9, 9, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = layer(x)
+        planar_bias = layer.bias.repeat_interleave(8) if bias else None
+        expected = F.conv2d(x.flatten(1, 2), layer.kernel(), planar_bias, stride, layer.padding)
+    expected = expected.unflatten(1, (2, 8))
+    gradient = torch.randn_like(found)
+    tolerance = 0.05 if autocast else 1e-5
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert found.is_contiguous()
+    pairs = (torch.autograd.grad(y, inputs, gradient) for y in (found, expected))
+    for ours, theirs in zip(*pairs, strict=True):
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale)
+        assert ours.is_contiguous() and ours.dtype == theirs.dtype
+
+
+def test_a_layer_keeps_no_copy_of_its_input_for_the_backward_pass():
+    layer = GroupConv(PointGroup(8), 4, 4)
+    x = torch.randn(2, 4, 8, 9, 9).relu()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = layer(x.requires_grad_())
+    del kept[x.untyped_storage().data_ptr()]
+    assert sum(kept.values()) <= 2 * layer.kernel().numel() + layer.bank.numel() < x.numel() * 99
+    assert y.untyped_storage().data_ptr() not in kept
 
 
 @BOTH
