@@ -92,7 +92,7 @@ def run(cfg: DictConfig) -> str:
 
     make_repeatable(device)
     data = load_data(cfg.data.name, cfg.data.root, cfg.data.source).to(device)
-    if config["data"]["validation"]:
+    if config["data"]["validation"] != 0:
         data = data.held_out(config["data"]["validation"])
     if cfg.restart:
         folder.discard()

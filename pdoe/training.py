@@ -178,10 +178,10 @@ def fit(
         )
     if schedule not in ("step", "linear"):
         raise ValueError(f"schedule is step or linear, not {schedule!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing}")
-    if average is not None and not 0 < average < 1:
-        raise ValueError(f"average is a decay between 0 and 1, or null, not {average}")
+    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
+        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing!r}")
+    if average is not None and not (isinstance(average, float) and 0 < average < 1):
+        raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
     device = data.train_images.device
     images, labels = data.train_images[:train_images], data.train_labels[:train_images]
     if len(images) < batch_size:

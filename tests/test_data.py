@@ -770,8 +770,8 @@ def test_held_out_images_are_the_last_of_the_training_set_and_nothing_else():
     assert split.test_images.flatten().tolist() == split.test_labels.tolist() == [7, 8, 9]
     assert split.provenance == "original, 3 held out"
     assert split.mean == pytest.approx(3 / 256) and split.std == pytest.approx(2 / 256)
-    for count in (10, -1):
-        with pytest.raises(ValueError, match=f"between 1 and 9 training images.*not {count}"):
+    for count in (10, -1, "many", True):
+        with pytest.raises(ValueError, match=f"between 1 and 9 training images.*not {count!r}"):
             data.held_out(count)
 
 

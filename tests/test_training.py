@@ -266,6 +266,7 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         ({"augment": "flip"}, "augment is one of none, rotation, quarter_turns, not 'flip'"),
         ({"schedule": "cosine"}, "schedule is step or linear, not 'cosine'"),
         ({"average": 1}, "average is a decay between 0 and 1, or null, not 1"),
+        ({"average": "ema"}, "average is a decay between 0 and 1, or null, not 'ema'"),
         ({"label_smoothing": 1.5}, "label_smoothing is at least 0 and below 1, not 1.5"),
         ({"learning_rate": []}, "needs a rate for epoch 0"),
         ({"learning_rate": [[5, 0.1]]}, "needs a rate for epoch 0.*not \\[\\[5, 0.1"),

@@ -45,10 +45,10 @@ class DataSet:
 
         For tuning, which must not see the test set; the provenance says so.
         """
-        if not 0 < count < len(self.train_images):
+        if type(count) is not int or not 0 < count < len(self.train_images):
             raise ValueError(
                 f"data.validation holds out between 1 and {len(self.train_images) - 1} "
-                f"training images (0 for none), not {count}"
+                f"training images (0 for none), not {count!r}"
             )
         images, labels = self.train_images, self.train_labels
         mean, std = pixel_statistics(images[:-count].cpu().numpy())
