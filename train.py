@@ -216,12 +216,15 @@ def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """The part of a configuration that enters its hash."""
     if config is None:
         return None
-    return {
-        name: {k: v for k, v in part.items() if k not in LATER[name] or v != LATER[name][k]}
-        if name in LATER and isinstance(part, dict)
-        else part
-        for name, part in config.items()
-    }
+    kept = dict(config)
+    for name, neutral in LATER.items():
+        if isinstance(config.get(name), dict):
+            kept[name] = {
+                key: value
+                for key, value in config[name].items()
+                if key not in neutral or digest(value) != digest(neutral[key])
+            }
+    return kept
 
 
 def configuration_in(folder: RunFolder) -> dict[str, Any] | None:

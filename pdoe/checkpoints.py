@@ -78,9 +78,10 @@ def load(
             f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "begin anew with restart=true"
         ) from None
-    other = {k: v for k, v in state["conditions"].items() if v != conditions[k]}
+    had = {name: state["conditions"].get(name) for name in conditions}
+    other = [name for name in conditions if had[name] != conditions[name]]
     if other:
-        differ = ", ".join(f"{k} {v}, now {conditions[k]}" for k, v in other.items())
+        differ = ", ".join(f"{name} {had[name]}, now {conditions[name]}" for name in other)
         raise CheckpointMismatch(
             f"{path} was made with {differ}: it would not go on bit for bit; run it under the "
             "same conditions, or begin anew with restart=true"

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .layers import Dropout, GroupConv, GroupPool, LiftingConv, MaxPool
+from .cpu import Dropout, MaxPool
+from .layers import GroupConv, GroupPool, LiftingConv
 
 _LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout)
 _ELEMENTWISE = (

@@ -1,8 +1,7 @@
 """Equivariant layers on plain tensors: images [B, C, H, W] and lifted maps [B, C, G, H, W].
 
 A layer is a learnt weight times a constant filter bank, and one ``conv2d``. On a lifted map
-``BatchNorm3d(C)``, ``ReLU`` and ``MaxPool3d((1, 2, 2))`` (even sizes) are equivariant as they are;
-``MaxPool`` and ``Dropout`` do what torch's do in less time on a CPU.
+``BatchNorm3d(C)``, ``ReLU`` and ``MaxPool3d((1, 2, 2))`` (even sizes) are equivariant as they are.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import operator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .banks import filter_bank
+from .cpu import conv2d
 from .groups import PointGroup
 
 
@@ -118,22 +117,16 @@ class _BankConv(nn.Module):
             return self.kernel()
         state = weight._version, weight.data_ptr()
         if self._kept is None or self._kept[0] is not weight or self._kept[1] != state:
-            self._kept = weight, state, self.kernel()
+            kernel = self.kernel()
+            if type(kernel) is not Tensor:  # one that only stands for a tensor is not kept
+                return kernel
+            self._kept = weight, state, kernel
         return self._kept[2]
 
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
-        kernel = self._kernel_at_hand()
-        captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if x.device.type == "cpu" and 1 < x.shape[1] < 96 and not captured:
-            if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-                dtype = torch.get_autocast_dtype("cpu")
-                x, kernel = x.to(dtype), kernel.to(dtype)
-                bias = None if bias is None else bias.to(dtype)
-            y = _NarrowConv.apply(x, kernel, bias, self.stride, self.padding)
-        else:
-            y = F.conv2d(x, kernel, bias, self.stride, self.padding).contiguous()
+        y = conv2d(x, self._kernel_at_hand(), bias, self.stride, self.padding)
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
     def extra_repr(self) -> str:
@@ -143,41 +136,6 @@ class _BankConv(nn.Module):
             f"bank={self.bank_kind} {k}x{k}, offset={self.offset:.4g}, stride={self.stride}, "
             f"padding={self.padding}, bias={self.bias is not None}"
         )
-
-
-class _NarrowConv(torch.autograd.Function):
-    """``conv2d`` of contiguous maps that runs channels-last, as is faster on a CPU.
-
-    Norms, ReLU and pooling are slower so: the result and the gradient are contiguous, and so is
-    the map that is kept for the backward pass, which the operation before keeps anyway.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int):
-        return F.conv2d(_channels_last(x), kernel, bias, stride, padding).contiguous()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, kernel, _, ctx.stride, ctx.padding = inputs
-        ctx.save_for_backward(x, kernel)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        x, kernel = ctx.saved_tensors
-        x_gradient, *gradients = torch.ops.aten.convolution_backward(
-            _channels_last(gradient), _channels_last(x), kernel, [len(kernel)],
-            [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1, ctx.needs_input_grad[:3],
-        )  # fmt: skip
-        if x_gradient is not None:
-            x_gradient = x_gradient.contiguous()
-        return x_gradient, *gradients, None, None
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """In that layout; said by permutation, which torch.func.vmap understands."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 class LiftingConv(_BankConv):
@@ -292,83 +250,6 @@ class GroupPool(nn.Module):
 
     def extra_repr(self) -> str:
         return self.kind
-
-
-class MaxPool(nn.Module):
-    """2x2 max pooling over space, [B, ..., H, W] -> [B, ..., H // 2, W // 2].
-
-    The result of ``MaxPool3d((1, 2, 2))``; equivariant on even sizes. On a CPU it is made of
-    whole-tensor operations, which are vectorised where PyTorch's pooling of contiguous maps
-    compares number by number. Where a maximum is attained twice, one of the two has the gradient,
-    not always the one that PyTorch picks.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
-            return F.max_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])
-        x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
-        if torch.is_grad_enabled() and x.requires_grad:
-            return _MaxPool.apply(x)[0]
-        rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
-        return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
-
-class _MaxPool(torch.autograd.Function):
-    """Remembers which of two rows and which of two columns was larger, a byte each."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        upper, lower = x[..., ::2, :], x[..., 1::2, :]
-        rows = torch.maximum(upper, lower)
-        left, right = rows[..., ::2], rows[..., 1::2]
-        largest = torch.maximum(left, right)
-        return largest, upper >= lower, left >= right
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor, *_: None) -> Tensor:
-        from_upper, from_left = ctx.saved_tensors
-        left = gradient * from_left
-        rows = torch.stack([left, gradient - left], -1).flatten(-2)
-        upper = rows * from_upper
-        return torch.stack([upper, rows - upper], -2).flatten(-3, -2)
-
-
-class Dropout(nn.Module):
-    """Elementwise dropout of any tensor; on a CPU with a mask that is cheap to draw.
-
-    PyTorch draws one random number per element on one thread, which takes as long as half a
-    convolution of a small network. Here one number of 64 bits serves four elements, so that the
-    probability is a multiple of 2^-16; the scale makes up for exactly that one.
-
-    Args:
-        p: probability of an element to become 0, at least 0 and below 1.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p}")
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
-        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
 def _full_precision(weight: Tensor) -> AbstractContextManager:

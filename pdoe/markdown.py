@@ -142,8 +142,8 @@ def measured_cells(line: Line) -> list[str]:
     ]
 
 
-def render(name: str, lines: Sequence[Line], scale: str) -> str:
-    """The whole of table.md."""
+def render(name: str, lines: Sequence[Line], scale: str, rule: bool = True) -> str:
+    """The whole of table.md; without the rule of verdicts where nothing can be compared."""
     parts = [f"# {name}: the published table and ours\n"]
     if scale != "full":
         parts.append(SMOKE)
@@ -152,7 +152,8 @@ def render(name: str, lines: Sequence[Line], scale: str) -> str:
     another = any(line.another for line in lines)
     notes = NOTES.format(embedded=EMBEDDED_TEST_IMAGES)
     parts.append(notes + ANOTHER * another + DIRTY * dirty)
-    parts.append(RULE)
+    if rule:
+        parts.append(RULE)
     if measured := [line for line in lines if line.runs]:
         parts.append("## How these were measured\n")
         parts.append(grid(RUNS, map(measured_cells, measured)))

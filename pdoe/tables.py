@@ -18,9 +18,8 @@ from .runs import Run, TableError
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
 EMBEDDED_TEST_IMAGES = 10_000
-HELD_OUT = re.compile(
-    r", (\d+) held out$"
-)  # ends a provenance whose test images are training images
+# The end of a provenance whose test images are training images that were held out.
+HELD_OUT = re.compile(r", (\d+) held out$")
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -63,11 +63,12 @@ def learning_rate_at(
 
     Schedule "step" keeps a rate until the next pair, "linear" goes straight to it.
     """
-    begin, rate = max((begin, rate) for begin, rate in rates if begin <= epoch)
-    ahead = [(end, goal) for end, goal in rates if end > epoch]
+    rates = sorted(rates, key=lambda pair: pair[0])  # of two pairs at an epoch the last one begins
+    begin, rate = [pair for pair in rates if pair[0] <= epoch][-1]
+    ahead = [pair for pair in rates if pair[0] > epoch]
     if schedule == "step" or not ahead:
         return rate
-    end, goal = min(ahead)
+    end, goal = ahead[0]
     return rate + (goal - rate) * (epoch - begin) / (end - begin)
 
 
@@ -77,6 +78,23 @@ def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
     Every ``every``-th epoch, each one in the last part ``last`` of the run, and the final one.
     """
     return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """The exponential average of torch, of numbers that may be averaged.
+
+    Buffers of integers are index tables and counters: they are copied, while torch would average
+    and truncate them.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -145,7 +163,8 @@ def fit(
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
         label_smoothing: of the cross entropy.
         average: decay per step of an exponential moving average of weights and running statistics,
-            which is what is tested, and what the model holds at the end; None for none.
+            which is what is tested, and what the model holds when all epochs are done; None for
+            none.
         augment: "none", "rotation" (a turn of its own for every image) or "quarter_turns" (a
             multiple of 90 degrees, exact).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
@@ -189,14 +208,14 @@ def fit(
     optimizer = torch.optim.Adam(parameter_groups(model, weight_decay))
     averaged = None
     if average is not None:
-        ema = get_ema_multi_avg_fn(average)
-        averaged = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+        averaged = AveragedModel(model, multi_avg_fn=moving_average(average), use_buffers=True)
     tested = model if averaged is None else averaged.module
     generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
     conditions = {
         "device": device.type,
         "precision": precision,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "average": average,
     }
     progress = Progress()
     if checkpoint is not None and (checkpoint / "state.pt").exists():

@@ -185,7 +185,7 @@ def measure(
                 "ours_mib": peaks.get("ours"),
                 "rival_mib": peaks.get(rival),
                 "ours_build_ms": built["ours"],
-                "rival_build_ms": built[rival],
+                "rival_build_ms": built[rival] if rival == "e2cnn" else None,
                 **hardware,
             }
             lines.append(line)

@@ -105,7 +105,8 @@ def compare(args: argparse.Namespace) -> int:
     lines = tables.table_lines(paper, merged.runs, args.scale)
     if args.validation:
         lines = [line for line in lines if line.runs]
-    text = markdown.render(args.table + ", validation" * args.validation, lines, args.scale)
+    title = args.table + ", validation" * args.validation
+    text = markdown.render(title, lines, args.scale, rule=not args.validation)
     write_whole(target / "runs.csv", runs.csv_text(merged))
     write_whole(target / "table.md", text)
     if readme:

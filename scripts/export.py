@@ -38,6 +38,8 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
             raise ValueError(f"{folder} is no run folder with a checkpoint: it lacks {name}")
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     data = load_data(config["data"]["name"], root, config["data"]["source"])
+    if held_out := config["data"].get("validation"):  # older runs lack the key
+        data = data.held_out(held_out)
     model = build_model(config, data)
     state = torch.load(folder / "checkpoint/state.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(tested_weights(state))

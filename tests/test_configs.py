@@ -96,6 +96,8 @@ def test_the_recipes_hold_what_their_sources_say():
     assert (z2["epochs"], z2["weight_decay"], z2["dropout"]) == (300, 0.0, 0.3)
     assert p4["learning_rate"] == z2["learning_rate"] == [[0, 0.001]]
     assert {r["batch_size"] for r in (paper, p4, z2)} == {128}
+    fast = config("experiment=mnistrot_pdo_p8", "recipe=mnistrot_fast")["recipe"]
+    assert fast.keys() == paper.keys() and fast["epochs"] < 50
     assert {r["augment"] for r in (paper, p4, z2)} == {"none"}
 
 

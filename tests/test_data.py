@@ -14,6 +14,7 @@ import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -760,6 +761,11 @@ def test_every_image_is_turned_by_a_quarter_turn_of_its_own():
     assert min(counts) > 30
 
 
+def test_only_square_images_have_quarter_turns():
+    with pytest.raises(ValueError, match="expected square images"):
+        random_quarter_turns(torch.zeros(2, 1, 4, 6), seeded(0))
+
+
 def test_held_out_images_are_the_last_of_the_training_set_and_nothing_else():
     images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1)
     data = DataSet(
@@ -770,6 +776,8 @@ def test_held_out_images_are_the_last_of_the_training_set_and_nothing_else():
     assert split.test_images.flatten().tolist() == split.test_labels.tolist() == [7, 8, 9]
     assert split.provenance == "original, 3 held out"
     assert split.mean == pytest.approx(3 / 256) and split.std == pytest.approx(2 / 256)
+    with pytest.raises(ValueError, match="every digit in three images"):
+        replace(data, provenance="embedded").held_out(3)
     for count in (10, -1, "many", True):
         with pytest.raises(ValueError, match=f"between 1 and 9 training images.*not {count!r}"):
             data.held_out(count)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
-from pdoe.layers import Dropout, MaxPool
+from pdoe.cpu import Dropout, MaxPool
 from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")

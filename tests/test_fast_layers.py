@@ -1,10 +1,12 @@
-"""Dropout with cheap masks is dropout, and pooling by whole-tensor maxima is pooling."""
+"""What is faster on a CPU does what torch does: dropout and pooling (convolution: test_layers)."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pdoe.layers import Dropout, MaxPool
+from pdoe import PointGroup
+from pdoe.cpu import Dropout, MaxPool
+from pdoe.models import PlainCNN
 
 # --- dropout -------------------------------------------------------------------------------------
 
@@ -96,9 +98,35 @@ def test_what_is_not_a_number_stays_so():
         assert y.isnan().flatten().tolist() == [False, True, False, False]
 
 
+def test_a_gradient_that_is_not_finite_stays_at_its_maximum():
+    x = torch.arange(4.0).view(1, 1, 2, 2).requires_grad_()
+    MaxPool()(x).backward(torch.tensor([[[[torch.inf]]]]))
+    assert x.grad.flatten().tolist() == [0, 0, 0, torch.inf]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 1, 6), (2, 3, 4, 6, 1), (1, 2, 3, 4, 4, 4)])
+def test_maps_of_another_form_are_refused(shape):
+    with pytest.raises(ValueError, match="MaxPool expects .* at least 2x2 pixels"):
+        MaxPool()(torch.zeros(shape))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_network_is_traced_as_it_is():
+    model = PlainCNN(PointGroup(4), [2, 2, 2], image_size=12).eval()
+    x = torch.randn(2, 1, 12, 12)
+    traced = torch.jit.trace(model, x)
+    torch.testing.assert_close(traced(x), model(x))
+
+
 def test_it_can_be_differentiated_twice_and_mapped_and_compiled():
     x = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(MaxPool(), x) and torch.autograd.gradgradcheck(MaxPool(), x)
+    tangent = torch.randn_like(x)
+    _, found = torch.func.jvp(MaxPool(), (x.detach(),), (tangent,))
+    _, expected = torch.autograd.functional.jvp(MaxPool(), x.detach(), tangent)
+    assert torch.equal(found, expected)
+    square = torch.func.hessian(lambda y: MaxPool()(y).square().sum())(x.detach()[:, :1, :1])
+    assert square.sum() == 2 * 2 * 4  # two images of four maxima, each of which counts once
     mapped = torch.func.vmap(torch.func.grad(lambda one: MaxPool()(one).square().sum()))(x)
     (expected,) = torch.autograd.grad(MaxPool()(x).square().sum(), x)
     assert torch.equal(mapped, expected)

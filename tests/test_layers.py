@@ -355,6 +355,11 @@ def test_gradients_are_those_of_finite_differences(conv, name):
 
     assert torch.autograd.gradcheck(output, (x, layer.weight, layer.bias))
     assert torch.autograd.gradgradcheck(output, (x, layer.weight, layer.bias))
+    inputs = (x.detach(), layer.weight.detach(), layer.bias.detach())
+    tangents = tuple(torch.randn_like(part) for part in inputs)
+    _, found = torch.func.jvp(output, inputs, tangents)
+    _, expected = torch.autograd.functional.jvp(output, inputs, tangents)
+    assert_same(found, expected, 1e-10)
 
 
 @BOTH
@@ -636,7 +641,7 @@ def test_the_gradients_are_those_of_the_planar_convolution(fields, stride, bias,
 
 def test_a_layer_keeps_no_copy_of_its_input_for_the_backward_pass():
     layer = GroupConv(PointGroup(8), 4, 4)
-    x = torch.randn(2, 4, 8, 9, 9).relu()
+    x = torch.randn(50, 4, 8, 9, 9).relu()
     kept = {}
 
     def keep(tensor):
@@ -646,7 +651,7 @@ def test_a_layer_keeps_no_copy_of_its_input_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         y = layer(x.requires_grad_())
     del kept[x.untyped_storage().data_ptr()]
-    assert sum(kept.values()) <= 2 * layer.kernel().numel() + layer.bank.numel() < x.numel() * 99
+    assert sum(kept.values()) < x.numel() / 2
     assert y.untyped_storage().data_ptr() not in kept
 
 

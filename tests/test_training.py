@@ -7,17 +7,20 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup, training
 from pdoe.checkpoints import CheckpointMismatch
+from pdoe.cpu import Dropout
 from pdoe.data import DataSet
-from pdoe.layers import Dropout
+from pdoe.models import PlainCNN
 from pdoe.training import (
     Diverged,
     evaluate,
     fit,
     is_evaluated,
     learning_rate_at,
+    moving_average,
     parameter_groups,
     resolve_device,
     resolve_precision,
@@ -141,6 +144,8 @@ def test_a_linear_schedule_goes_straight_from_pair_to_pair():
     rates = [[0, 0.0], [2, 1.0], [6, 0.5]]
     found = [learning_rate_at(epoch, rates, "linear") for epoch in (0, 0.5, 2, 3, 6, 9)]
     assert found == [0, 0.25, 1, 0.875, 0.5, 0.5]
+    jump = [[0, 1.0], [4, 1.0], [4, 0.5], [8, 0.0]]
+    assert [learning_rate_at(e, jump, "linear") for e in (3.9, 4, 6)] == [1, 0.5, 0.25]
 
 
 def test_the_rate_of_a_linear_schedule_changes_with_every_step(data, monkeypatch):
@@ -177,6 +182,38 @@ def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeyp
             torch.testing.assert_close(kept[name], average)
             assert not torch.equal(kept[name], steps[-1][name])
     assert same(tested[-1], kept)
+
+
+def test_the_error_of_an_average_is_that_of_the_model_that_is_left(data):
+    """The index tables of a layer are buffers, too: an average of them would be other numbers."""
+    torch.manual_seed(0)
+    model = PlainCNN(PointGroup(8), [3, 3], classes=2, image_size=8)
+    tables = [layer.quotient.clone() for layer in model.modules() if isinstance(layer, GroupConv)]
+    seen = []
+    progress = fit(
+        model,
+        data,
+        **{**SETTINGS, "epochs": 8},
+        average=0.9,
+        log=lambda row, progress: seen.append(row["test_error"]),
+    )
+    assert evaluate(model, data) == progress.test_error == seen[-1]
+    layers = [layer for layer in model.modules() if isinstance(layer, GroupConv)]
+    assert all(torch.equal(a, b.quotient) for a, b in zip(tables, layers, strict=True))
+
+
+def test_only_numbers_are_averaged():
+    model = GroupConv(PointGroup(8), 1, 1)
+    averaged = AveragedModel(model, multi_avg_fn=moving_average(0.9), use_buffers=True)
+    for _ in range(40):
+        averaged.update_parameters(model)
+    assert torch.equal(averaged.module.quotient, model.quotient)
+
+
+def test_a_state_with_another_average_is_refused(data, tmp_path):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    with pytest.raises(CheckpointMismatch, match="average None, now 0.9"):
+        trained(data, checkpoint=tmp_path, average=0.9)
 
 
 def test_smoothed_labels_are_in_the_loss(data):

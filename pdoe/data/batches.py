@@ -53,6 +53,8 @@ def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
 
     The turns come from the CPU `generator`, whatever the device of the images.
     """
+    if images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"expected square images [B, C, H, H], got {list(images.shape)}")
     turns = torch.randint(4, (len(images),), generator=generator)
     turned = images.clone()
     for quarters in (1, 2, 3):

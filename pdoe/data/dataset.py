@@ -50,6 +50,11 @@ class DataSet:
                 f"data.validation holds out between 1 and {len(self.train_images) - 1} "
                 f"training images (0 for none), not {count!r}"
             )
+        if self.provenance == "embedded":
+            raise ValueError(
+                "data.validation: embedded data has every digit in three images, so that nothing "
+                "would be held out; supply MNIST"
+            )
         images, labels = self.train_images, self.train_labels
         mean, std = pixel_statistics(images[:-count].cpu().numpy())
         return replace(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..cpu import Dropout, MaxPool
 from ..groups import PointGroup
-from ..layers import Dropout, GroupConv, GroupPool, LiftingConv, MaxPool
+from ..layers import GroupConv, GroupPool, LiftingConv
 
 
 class PlainCNN(nn.Module):

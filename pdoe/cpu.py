@@ -1,0 +1,195 @@
+"""What torch does, in less time on a CPU: the convolution of narrow maps, pooling, dropout.
+
+Elsewhere, and where a program is captured (``torch.compile``, ``torch.export``, ``torch.jit``),
+all of this is torch's own. Measured: ``experiments/benchmarks``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether torch's own operations are to be used."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+# ---- Convolution --------------------------------------------------------------------------------
+
+
+def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """``torch.conv2d`` with a contiguous result, [B, C, H, W] -> [B, C', H', W'].
+
+    On a CPU maps of 2 to 95 channels are convolved channels-last, which is faster, above all
+    backwards; wider maps are not faster so.
+    """
+    if _is_plain(x) or not 1 < x.shape[1] < 96:
+        return F.conv2d(x, kernel, bias, stride, padding).contiguous()
+    if torch.is_autocast_enabled("cpu"):
+        x, kernel = _autocast(x), _autocast(kernel)
+        bias = None if bias is None else _autocast(bias)
+    return _ChannelsLastConv.apply(x, kernel, bias, stride, padding)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """What autocast does to an argument of a convolution."""
+    eligible = x.is_floating_point() and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype("cpu")) if eligible else x
+
+
+class _ChannelsLastConv(torch.autograd.Function):
+    """``conv2d`` of contiguous maps that runs channels-last.
+
+    Norms, ReLU and pooling are slower so: the result and the gradient are contiguous, and so is
+    the map that is kept for the backward pass, which the operation before keeps anyway.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int):
+        return F.conv2d(_channels_last(x), kernel, bias, stride, padding).contiguous()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, kernel, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, kernel)
+        ctx.save_for_forward(x, kernel)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, kernel = ctx.saved_tensors
+        x_gradient, *gradients = torch.ops.aten.convolution_backward(
+            _channels_last(gradient), _channels_last(x), kernel, [len(kernel)],
+            [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1, ctx.needs_input_grad[:3],
+        )  # fmt: skip
+        if x_gradient is not None:
+            x_gradient = x_gradient.contiguous()
+        return x_gradient, *gradients, None, None
+
+    @staticmethod
+    def jvp(ctx, x_tangent: Tensor | None, kernel_tangent: Tensor | None, bias_tangent, *_):
+        x, kernel = ctx.saved_tensors
+        tangent: Tensor | float = 0.0
+        if x_tangent is not None:
+            tangent = tangent + F.conv2d(x_tangent, kernel, None, ctx.stride, ctx.padding)
+        if kernel_tangent is not None:
+            tangent = tangent + F.conv2d(x, kernel_tangent, None, ctx.stride, ctx.padding)
+        if bias_tangent is not None:
+            tangent = tangent + bias_tangent[:, None, None]
+        return tangent
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """In that layout; said by permutation, which torch.func.vmap understands."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+# ---- Pooling ------------------------------------------------------------------------------------
+
+
+class MaxPool(nn.Module):
+    """2x2 max pooling over space of images [B, C, H, W] or lifted maps [B, C, G, H, W].
+
+    The result of ``MaxPool3d((1, 2, 2))``: [..., H // 2, W // 2]; equivariant on even sizes. On a
+    CPU it is made of whole-tensor operations, which are vectorised where PyTorch's pooling of
+    contiguous maps compares number by number. Where a maximum is attained twice, one of the two has
+    the gradient, not always the one that PyTorch picks.
+
+    Raises:
+        ValueError: for another number of axes, or less than 2 pixels on a side.
+
+    >>> MaxPool()(torch.randn(2, 7, 8, 24, 25)).shape
+    torch.Size([2, 7, 8, 12, 12])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim not in (4, 5) or min(x.shape[-2:]) < 2:
+            raise ValueError(
+                "MaxPool expects [B, C, H, W] or [B, C, G, H, W] with at least 2x2 pixels, "
+                f"not a tensor {list(x.shape)}"
+            )
+        if _is_plain(x):
+            return F.max_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])
+        x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _MaxPool.apply(x)[0]
+        rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+class _MaxPool(torch.autograd.Function):
+    """Remembers which of two rows and which of two columns was larger, a byte each."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        upper, lower = x[..., ::2, :], x[..., 1::2, :]
+        rows = torch.maximum(upper, lower)
+        left, right = rows[..., ::2], rows[..., 1::2]
+        largest = torch.maximum(left, right)
+        return largest, upper >= lower, left >= right
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_: None) -> Tensor:
+        from_upper, from_left = ctx.saved_tensors
+        left, right = _parted(gradient, from_left)
+        rows = torch.stack([left, right], -1).flatten(-2)
+        return torch.stack(_parted(rows, from_upper), -2).flatten(-3, -2)
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor):
+        from_upper, from_left = ctx.saved_tensors
+        rows = torch.where(from_upper, tangent[..., ::2, :], tangent[..., 1::2, :])
+        return torch.where(from_left, rows[..., ::2], rows[..., 1::2]), None, None
+
+
+def _parted(gradient: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the first and of the second of two numbers, of which one has it."""
+    return torch.where(first, gradient, 0), torch.where(first, 0, gradient)
+
+
+# ---- Dropout ------------------------------------------------------------------------------------
+
+
+class Dropout(nn.Module):
+    """Elementwise dropout of any tensor; on a CPU with a mask that is cheap to draw.
+
+    PyTorch draws one random number per element on one thread, which takes as long as half a
+    convolution of a small network. Here one number of 64 bits serves four elements, so that the
+    probability is a multiple of 2^-16; the scale makes up for exactly that one.
+
+    Args:
+        p: probability of an element to become 0, at least 0 and below 1.
+
+    >>> Dropout(0.2).eval()(torch.ones(3))
+    tensor([1., 1., 1.])
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
+        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
