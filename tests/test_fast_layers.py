@@ -110,7 +110,7 @@ def test_maps_of_another_form_are_refused(shape):
         MaxPool()(torch.zeros(shape))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
 def test_a_network_is_traced_as_it_is():
     model = PlainCNN(PointGroup(4), [2, 2, 2], image_size=12).eval()
     x = torch.randn(2, 1, 12, 12)

@@ -159,8 +159,12 @@ def cases() -> list[Case]:
         )
     ]
     parts.append(part("residual block", "p6", 6, 32, 64))
-    experiments = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8", "mnistrot_pdo_p8_large")
-    networks = [network(name, 128) for name in experiments]
+    networks = [
+        network("mnistrot_z2", 128),
+        network("mnistrot_p4", 128),
+        network("mnistrot_pdo_p8", 128),
+        network("mnistrot_pdo_p8_large", 32),
+    ]
     scaling = [
         part("scaling", group, fields, 16, 32)
         for group in ("p4", "p8", "p16")
