@@ -342,6 +342,15 @@ def draw(lines: list[dict[str, str]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def write(path: Path, before: list[dict[str, str]], lines: list[dict]) -> None:
+    """The figures, the table and the drawing of what was there before and what is new."""
+    after = merged(before, lines)
+    write_whole(path, csv_text(after))
+    write_whole(path.with_suffix(".md"), table(path.stem, after, before))
+    if exponents(after) and find_spec("matplotlib"):
+        draw(after, path.with_suffix(".svg"))
+
+
 def slug(device: str, threads: int | None) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return name if threads is None else f"{name}-{threads}-threads"
@@ -385,18 +394,15 @@ def main(argv: list[str] | None = None) -> int:
         "device": device_name(device), "threads": threads, "torch": torch.__version__,
         "commit": commit, "dirty": dirty, "date": now(),
     }  # fmt: skip
+    path = options.results / f"{slug(hardware['device'], threads)}.csv"
+    before = read_lines(path) if path.exists() else []
     lines = measure_imports(options.rounds, hardware) if imports else []
+    write(path, before, lines)
     for precision in precisions:
         for mode in modes:
             for case in chosen:
                 lines += measure(case, precision, mode, options.rounds, device, hardware)
-    path = options.results / f"{slug(hardware['device'], threads)}.csv"
-    before = read_lines(path) if path.exists() else []
-    after = merged(before, lines)
-    write_whole(path, csv_text(after))
-    write_whole(path.with_suffix(".md"), table(path.stem, after, before))
-    if exponents(after) and find_spec("matplotlib"):
-        draw(after, path.with_suffix(".svg"))
+                write(path, before, lines)  # after every case: what was measured is kept
     print(f"{len(lines)} figures in {path}")
     return 0
 
