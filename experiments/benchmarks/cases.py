@@ -40,7 +40,9 @@ class Case:
     def makers(self) -> dict[str, Callable[[], nn.Module]]:
         """Ours and its rivals; each takes the case's planar input."""
         plain = self.plain or (lambda: export_plain(self.build()).train())
-        makers = {"ours": self.build, "plain": plain, "plain, channels last": plain}
+        makers = {"ours": self.build, "plain": plain}
+        if not self.plain:  # else ours is an ordinary network, too, and has the same layout
+            makers["plain, channels last"] = plain
         if self.e2cnn and find_spec("e2cnn"):
             makers["e2cnn"] = self.e2cnn
         return makers
