@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,7 +100,6 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
 
 def network(experiment: str, batch: int) -> Case:
     """The network of an experiment file, made for images [batch, 1, 28, 28]."""
-    sys.path.insert(0, str(ROOT))
     from hydra import compose, initialize_config_dir
 
     from train import build_model, resolved
@@ -144,6 +143,7 @@ def exported(case: Case) -> Case:
     return Case(f"exported {case.name}", build, case.shape, plain=by_hand, phases=("eval",))
 
 
+@cache  # composing the experiments takes a while, and the order of the cases is asked for often
 def cases() -> list[Case]:
     parts = [
         part(kind, group, fields, side, batch)
