@@ -9,8 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from pdoe.data import DATASETS, DataError, load_data
+from pdoe.data.dataset import STATISTICS, written
 from pdoe.data.files import cache_path, data_root
-from pdoe.data.mnist_rot import SOURCES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,10 +18,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(DATASETS), help="data set")
     parser.add_argument("--root", help="folder with data (default: $PDOE_DATA, else data/)")
-    parser.add_argument("--source", choices=SOURCES, default="auto", help="where to take it from")
+    parser.add_argument("--source", default="auto", help="where to take it from (default: auto)")
+    parser.add_argument(
+        "--statistics", choices=STATISTICS, default="train", help="the images behind mean and std"
+    )
     options = parser.parse_args(arguments)
     try:
-        data = load_data(options.name, options.root, options.source)
+        data = load_data(options.name, options.root, options.source, options.statistics)
+    except ValueError as error:
+        parser.error(str(error))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -30,9 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"provenance  {data.provenance}")
     print(f"training    {len(data.train_images)} images {list(data.train_images.shape[1:])}")
     print(f"test        {len(data.test_images)} images {list(data.test_images.shape[1:])}")
-    print(f"mean, std   {data.mean:.6f}, {data.std:.6f}")
+    print(f"classes     {data.classes}")
+    print(f"mean        {written(data.mean)}")
+    print(f"std         {written(data.std)}")
     print(f"sha256      {data.sha256}")
-    print(f"cache       {cache.resolve() if cache.exists() else 'none (nothing could be written)'}")
+    if cache.exists():
+        print(f"cache       {cache.resolve()}")
     return 0
 
 

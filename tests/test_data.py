@@ -448,7 +448,7 @@ def test_a_root_that_does_not_exist_is_named(monkeypatch, capsys):
 
 
 def test_unknown_names_and_sources_say_what_is_allowed():
-    with pytest.raises(ValueError, match=r"'mnist'.*\['mnist_rot'\]"):
+    with pytest.raises(ValueError, match=r"'mnist'.*\['cifar10', 'cifar100', 'mnist_rot'\]"):
         load_data("mnist")
     with pytest.raises(ValueError, match="'orginal'.*'original'"):
         load_data("mnist_rot", source="orginal")

@@ -5,23 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from .batches import epoch_batches, random_quarter_turns, random_rotation, to_input
+from .batches import (
+    epoch_batches,
+    random_crop_flip,
+    random_quarter_turns,
+    random_rotation,
+    to_input,
+)
+from .cifar import load_cifar10, load_cifar100
 from .dataset import DataError, DataSet
 from .mnist_rot import load_mnist_rot
 
-DATASETS: dict[str, Callable[..., DataSet]] = {"mnist_rot": load_mnist_rot}
+DATASETS: dict[str, Callable[..., DataSet]] = {
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "mnist_rot": load_mnist_rot,
+}
 
 
-def load_data(name: str, root: str | os.PathLike | None = None, source: str = "auto") -> DataSet:
+def load_data(
+    name: str,
+    root: str | os.PathLike | None = None,
+    source: str = "auto",
+    statistics: str = "train",
+) -> DataSet:
     """The data set `name` (a key of `DATASETS`), found, downloaded or made, on the CPU.
 
     `root` is the folder with data (default: `$PDOE_DATA`, else `data/` in the current directory),
-    `source` where to take them from (see the loader). Raises `ValueError` for an unknown name or
-    source, `DataError` for missing or damaged data.
+    `source` where to take them from (see the loader), `statistics` the images whose mean and std
+    are given: `train` for the training images, `train_test` for all. Raises `ValueError` for an
+    unknown name, source or statistics, `DataError` for missing or damaged data.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: expected one of {sorted(DATASETS)}")
-    return DATASETS[name](root, source)
+    return DATASETS[name](root, source, statistics)
 
 
 __all__ = [
@@ -30,6 +47,7 @@ __all__ = [
     "DataSet",
     "epoch_batches",
     "load_data",
+    "random_crop_flip",
     "random_quarter_turns",
     "random_rotation",
     "to_input",

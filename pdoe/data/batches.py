@@ -9,6 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from .dataset import Statistic
+
 
 def epoch_batches(
     count: int,
@@ -33,9 +35,20 @@ def epoch_batches(
     return iter(batches)
 
 
-def to_input(images: Tensor, mean: float, std: float) -> Tensor:
-    """(value / 256 - mean) / std as float32 `[B, C, H, W]`, for pixel values in 0..255."""
-    return images.to(torch.float32, copy=True).div_(256).sub_(mean).div_(std)
+def to_input(
+    images: Tensor, mean: Statistic, std: Statistic, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(value / 256 - mean) / std as `dtype` `[B, C, H, W]`, for pixel values in 0..255.
+
+    `mean` and `std` are numbers, or both tuples of C numbers, one for each channel. No tensor is
+    made of them, so that a GPU need not wait for its contents.
+    """
+    x = images.to(dtype, copy=True).div_(256)
+    if isinstance(mean, tuple):
+        for channel, *numbers in zip(x.unbind(1), mean, std, strict=True):
+            channel.sub_(numbers[0]).div_(numbers[1])
+        return x
+    return x.sub_(mean).div_(std)
 
 
 def random_rotation(images: Tensor, generator: Generator) -> Tensor:
@@ -61,6 +74,58 @@ def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
         chosen = (turns == quarters).nonzero().squeeze(1).to(images.device)
         turned[chosen] = torch.rot90(images[chosen], quarters, (2, 3))
     return turned
+
+
+def random_crop_flip(
+    images: Tensor,
+    generator: Generator,
+    padding: int = 4,
+    flip: bool = True,
+    fill: Statistic = 0.0,
+) -> Tensor:
+    """Shift every image of `[B, C, H, W]` by up to `padding` pixels, and mirror every second one.
+
+    Each image is padded on all sides, cut out again at its own offset, both coordinates uniform in
+    0..2 padding, and with `flip` turned left to right with probability 1/2. Offsets and flips come
+    from the CPU `generator`, whatever the device of the images. The result is that of `crop_flip`.
+    """
+    offsets = torch.randint(2 * padding + 1, (len(images), 2), generator=generator)
+    flips = torch.randint(2 if flip else 1, (len(images),), generator=generator).bool()
+    return crop_flip(images, offsets, flips, padding, fill)
+
+
+def crop_flip(
+    images: Tensor, offsets: Tensor, flips: Tensor, padding: int, fill: Statistic = 0.0
+) -> Tensor:
+    """Pad `[B, C, H, W]`, cut out windows `[H, W]`, and mirror some of them left to right.
+
+    `offsets` int64 `[B, 2]` are the row and the column of the upper left corner of each window in
+    the padded image, in 0..2 `padding`; `flips` bool `[B]`. `fill` is the value of the padding in
+    the scale of the images: a number, or a tuple with one for each channel. `256 * mean` is exactly
+    0 after `to_input` in float32, as if the images were normalised first and padded with 0 then;
+    0 is black. uint8 comes back as float32 in the same scale 0..255; others keep their type.
+    """
+    if images.ndim != 4 or offsets.shape != (len(images), 2) or flips.shape != (len(images),):
+        raise ValueError(
+            "expected images [B, C, H, W], offsets [B, 2] and flips [B], "
+            f"got {list(images.shape)}, {list(offsets.shape)} and {list(flips.shape)}"
+        )
+    count, channels, height, width = images.shape
+    fills = fill if isinstance(fill, tuple) else (fill,) * channels
+    dtype = images.dtype if images.is_floating_point() else torch.float32
+    wide = width + 2 * padding
+    padded = images.new_empty((count, channels, height + 2 * padding, wide), dtype=dtype)
+    for channel, value in zip(padded.unbind(1), fills, strict=True):
+        channel.fill_(value)
+    padded[:, :, padding : padding + height, padding : padding + width] = images
+
+    # Of every pixel its place in the padded image, the same for all channels.
+    down, across = torch.arange(height), torch.arange(width)
+    rows = offsets[:, :1] + down
+    columns = offsets[:, 1:] + torch.where(flips[:, None], across.flip(0), across)
+    places = (rows[:, :, None] * wide + columns[:, None, :]).flatten(1)[:, None]
+    places = places.to(images.device, non_blocking=True).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, places).view(images.shape)
 
 
 def rotate(images: Tensor, angles: Tensor) -> Tensor:

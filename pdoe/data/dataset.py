@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+STATISTICS = ("train", "train_test")  # the images whose pixels give mean and std
+Statistic = float | tuple[float, ...]  # of images with one channel, or one number per channel
 
 
 class DataError(Exception):
@@ -20,7 +22,9 @@ class DataError(Exception):
 class DataSet:
     """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, for training and test, on one device.
 
-    `mean` and `std` (population) are scalars over all training pixels of value / 256.
+    `mean` and `std` (population) are those of value / 256 over all pixels: a number for images with
+    one channel, else a tuple with one number per channel. The pixels are those of the training
+    images, or of all images where `statistics="train_test"` was asked for.
     `provenance` is `original`, `regenerated` or `embedded`, and `..., 2000 held out` where the test
     images are so many training images; `sha256` is the `digest` of the contents.
     """
@@ -32,8 +36,8 @@ class DataSet:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    mean: float
-    std: float
+    mean: Statistic
+    std: Statistic
     classes: int
 
     def to(self, device: torch.device | str) -> DataSet:
@@ -43,7 +47,9 @@ class DataSet:
     def held_out(self, count: int) -> DataSet:
         """The last `count` training images as test images, and the rest as the training images.
 
-        For tuning, which must not see the test set; the provenance says so.
+        For tuning, which must not see the test set; the provenance says so. `mean` and `std` are
+        those of the images left for training, even where the whole set has those of all images:
+        what is held out is to tell the truth.
         """
         if type(count) is not int or not 0 < count < len(self.train_images):
             raise ValueError(
@@ -56,7 +62,7 @@ class DataSet:
                 "would be held out; supply MNIST"
             )
         images, labels = self.train_images, self.train_labels
-        mean, std = pixel_statistics(images[:-count].cpu().numpy())
+        mean, std = channel_statistics(images[:-count].cpu().numpy())
         return replace(
             self,
             provenance=f"{self.provenance}, {count} held out",
@@ -79,12 +85,29 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
     return sha.hexdigest()
 
 
+def check_statistics(statistics: str) -> None:
+    """Raise `ValueError` for a word that is not in `STATISTICS`."""
+    if statistics not in STATISTICS:
+        raise ValueError(f"unknown statistics {statistics!r}: expected one of {STATISTICS}")
+
+
 def make_data_set(
-    name: str, provenance: str, sha256: str, arrays: dict[str, np.ndarray], classes: int
+    name: str,
+    provenance: str,
+    sha256: str,
+    arrays: dict[str, np.ndarray],
+    classes: int,
+    statistics: str = "train",
 ) -> DataSet:
-    """A `DataSet` on the CPU from the four uint8 arrays `PARTS`, images `[N, C, H, W]`."""
+    """A `DataSet` on the CPU from the four uint8 arrays `PARTS`, images `[N, C, H, W]`.
+
+    `mean` and `std` are those of the training images, or with `statistics="train_test"` of the test
+    images as well. Raises `ValueError` for other `statistics`.
+    """
+    check_statistics(statistics)
     images, labels, test_images, test_labels = (torch.from_numpy(arrays[part]) for part in PARTS)
-    mean, std = pixel_statistics(arrays["train_images"])
+    sample = ("train_images",) if statistics == "train" else ("train_images", "test_images")
+    mean, std = channel_statistics(*(arrays[part] for part in sample))
     return DataSet(
         name=name,
         provenance=provenance,
@@ -99,13 +122,33 @@ def make_data_set(
     )
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[float, float]:
+def written(statistic: Statistic) -> str:
+    """A mean or standard deviation as text, one number per channel."""
+    numbers = statistic if isinstance(statistic, tuple) else (statistic,)
+    return ", ".join(f"{number:.6f}" for number in numbers)
+
+
+def channel_statistics(*images: np.ndarray) -> tuple[Statistic, Statistic]:
+    """Mean and population standard deviation per channel of uint8 images `[N, C, H, W]` / 256.
+
+    Over all arrays together. Two numbers for one channel, else two tuples of C numbers each.
+    """
+    channels = range(images[0].shape[1])
+    pairs = [pixel_statistics(*(part[:, channel] for part in images)) for channel in channels]
+    return pairs[0] if len(pairs) == 1 else tuple(zip(*pairs, strict=True))
+
+
+def pixel_statistics(*images: np.ndarray) -> tuple[float, float]:
     """Mean and population standard deviation of uint8 value / 256, exact up to the last rounding.
 
-    Both come from integer sums over the histogram, so they do not depend on the order of addition.
+    Over all arrays together. Both come from sums of integers, so they do not depend on the order of
+    addition.
     """
-    counts = [int(count) for count in np.bincount(images.ravel(), minlength=256)]
-    total = sum(counts)
-    first = sum(value * count for value, count in enumerate(counts))
-    second = sum(value * value * count for value, count in enumerate(counts))
+    total = first = second = 0
+    for part in images:
+        for start in range(0, len(part), 100):  # a piece that stays in the cache
+            values = part[start : start + 100].astype(np.int64).ravel()
+            total += len(values)
+            first += int(values.sum())
+            second += int(values @ values)
     return first / total / 256, (second * total - first * first) ** 0.5 / total / 256

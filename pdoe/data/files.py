@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +17,18 @@ from .dataset import PARTS, DataError, digest
 
 OWN_FOLDER = Path("data")  # the project's own data root, relative to the current directory
 TIMEOUT = 10  # seconds to wait for a connection, or for the next bytes of one
+GRACE = 15  # seconds before the speed of a download is judged
+SLOW = 300_000  # bytes per second: at less, another mirror is worth a try
+
+Found = TypeVar("Found")
 
 
 class Absent(Exception):
     """A source has nothing to offer; the message says where it looked. Another source may have."""
+
+
+class TooSlow(Absent):
+    """A source would take too long."""
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
@@ -42,16 +54,82 @@ def search_roots(root: Path) -> list[Path]:
     return list(dict.fromkeys([root, writable_root(root)]))
 
 
-def download(url: str) -> bytes:
-    """The bytes behind `url`. Raises `Absent` with the reason where they cannot be had."""
+def check_root(name: str, root: Path) -> None:
+    """Say so where a data root that somebody has named does not exist."""
+    if root != OWN_FOLDER and not root.exists():
+        print(f"{name}: the data root {root} does not exist: is it misspelt?", flush=True)
+
+
+def first_found(read: Callable[[Path], Found], root: Path) -> Found:
+    """What `read` finds in the first folder that has anything: the root, or its stand-in."""
+    reasons = []
+    for folder in search_roots(root):
+        try:
+            return read(folder)
+        except Absent as absent:
+            reasons.append(str(absent))
+        except OSError as error:
+            raise DataError(f"cannot read what is in {folder}: {error}") from None
+    raise Absent(", ".join(reasons))
+
+
+def fetched(fetch: Callable[[Path], None], root: Path) -> Path:
+    """The folder under which `fetch` has put its files."""
+    folder = writable_root(root)
+    try:
+        fetch(folder)
+    except OSError as error:
+        raise Absent(f"cannot be written under {folder}: {error}") from None
+    return folder
+
+
+def download(url: str, slowest: float = 0) -> bytes:
+    """The bytes behind `url`. Raises `Absent` with the reason where they cannot be had.
+
+    Raises `TooSlow` where they come, after `GRACE` seconds, at fewer than `slowest` per second.
+    """
     import http.client  # kept out of `import pdoe.data`
     import urllib.request
 
+    parts, count, start = [], 0, time.monotonic()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            return response.read()
-    except (OSError, http.client.HTTPException) as error:
+            while part := response.read1(1 << 20):
+                parts.append(part)
+                count += len(part)
+                seconds = time.monotonic() - start
+                if seconds > GRACE and count < slowest * seconds:
+                    raise TooSlow(f"{url}: only {count / seconds / 1000:.0f} kB per second")
+            expected = int(response.headers.get("Content-Length") or count)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Absent(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}") from None
+    if count != expected:
+        raise Absent(f"{url}: broke off after {count} of {expected} bytes")
+    return b"".join(parts)
+
+
+def first_good(name: str, urls: Iterable[str], md5: str) -> bytes:
+    """The bytes with the MD5 sum `md5` from the first of `urls` that gives them.
+
+    A slow one is left for another, and waited for where no other has the file. A line is printed
+    per attempt, which starts with `name`. Raises `Absent` with all reasons.
+    """
+    reasons = []
+    queue = [(url, SLOW) for url in urls]
+    for url, slowest in queue:
+        print(f"{name}: downloading {url}", flush=True)
+        try:
+            raw = download(url, slowest)
+            if (found := hashlib.md5(raw).hexdigest()) == md5:
+                return raw
+            reasons.append(f"{url} gave {len(raw)} bytes of MD5 {found}, expected {md5}")
+        except TooSlow as absent:
+            reasons.append(str(absent))
+            queue.append((url, 0))
+        except Absent as absent:
+            reasons.append(str(absent))
+        print(f"{name}: {reasons[-1]}", flush=True)
+    raise Absent("; ".join(reasons))
 
 
 def cache_path(root: Path, name: str, provenance: str) -> Path:

