@@ -2,6 +2,8 @@
 
     python train.py experiment=mnistrot_pdo_p8
     python train.py -m experiment=mnistrot_pdo_p8 group=p4,p6,p8 seed=0,1
+    torchrun --nproc-per-node=4 train.py experiment=cifar10_pdo_p8_44
+    python train.py mode=evaluate checkpoint=outputs/mnistrot_pdo_p8/seed=0
 
 The same command again continues an unfinished run and skips a finished one. Exit codes: 0 finished,
 1 failed or refused, 75 interrupted (by Ctrl-C, SIGTERM or max_time): repeat the command to go on.
@@ -15,6 +17,7 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +26,42 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pdoe import PointGroup, equivariance_error
-from pdoe.checkpoints import CheckpointMismatch, Progress
-from pdoe.data import DataError, DataSet, load_data
+from pdoe import equivariance_error
+from pdoe.checkpoints import CheckpointMismatch, Progress, weights_at
+from pdoe.configuration import build_model, configured_data, hashed
+from pdoe.data import DataError, DataSet
 from pdoe.data.batches import to_input
-from pdoe.models import MODELS
+from pdoe.devices import (
+    SWITCHES,
+    Settings,
+    device_name,
+    make_repeatable,
+    resolve_device,
+    resolve_precision,
+)
+from pdoe.distributed import Ranks, join, leave
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import Tracker
-from pdoe.training import Diverged, fit, resolve_device, resolve_precision
+from pdoe.training import Diverged, Stop, evaluate, fit
 
 ROOT = Path(__file__).resolve().parent
-# What a run computes does not depend on these: they neither name a run nor enter its hash.
-BESIDE_THE_POINT = ("seed", "device", "max_time", "restart", "outputs", "tracking")
-# Keys that came after the first committed runs. At these values they change nothing and stay out of
-# the hash, so that those runs are still runs of their configuration.
-LATER = {
-    "data": {"validation": 0},
-    "recipe": {"schedule": "step", "label_smoothing": 0.0, "average": None},
-}
+# What a run computes does not depend on these, or only in rounding: they neither name a run nor
+# enter its hash.
+BESIDE_THE_POINT = (
+    *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking"),
+    *("mode", "checkpoint"),
+    *SWITCHES,
+)
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
 _statuses: list[str] = []  # of the runs of this process: a sweep has several
+_stop = Stop()
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
     _main()
-    if not _statuses and {"-m", "--multirun"} & set(sys.argv):
+    if not _statuses and {"-m", "--multirun"} & set(sys.argv) and not _launched(sys.argv):
         sys.exit("train.py: the sweep names no run (does a glob match nothing?)")
     if set(_statuses) - {"finished", "interrupted"}:
         sys.exit(1)
@@ -58,21 +69,42 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
+def _launched(arguments: list[str]) -> bool:
+    """Whether the runs are jobs elsewhere."""
+    return any(word.startswith("launcher=") for word in arguments)
+
+
 def _interrupt(*_: Any) -> None:
-    """A polite kill ends a run like Ctrl-C does: the record says so and the checkpoint stays."""
-    raise KeyboardInterrupt
+    """Ctrl-C or a polite kill: finish the step, keep the state; once more ends it at once."""
+    if not _stop.listening:
+        raise KeyboardInterrupt
+    if not _stop.requested:
+        _stop.requested = True
+        print("stopping after this step; once more stops at once", flush=True)
+    elif "WORLD_SIZE" not in os.environ:  # torchrun passes a signal on that the rank has got, too
+        raise KeyboardInterrupt
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="config")
 def _main(cfg: DictConfig) -> None:
     # A run that fails or is refused does not keep the others of a sweep from running.
+    _stop.requested = False
+    before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _statuses.append(run(cfg))
+        if cfg.mode not in ("train", "evaluate"):
+            raise ValueError(f"mode is train or evaluate, not {cfg.mode!r}")
+        _statuses.append(run(cfg) if cfg.mode == "train" else evaluate_alone(cfg))
     except (RecordError, CheckpointMismatch, DataError, ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         _statuses.append("refused")
     except KeyboardInterrupt:
+        leave()
         sys.exit(INTERRUPTED)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    if "submitit" in HydraConfig.get().launcher._target_ and _statuses[-1] != "finished":
+        raise RuntimeError(f"the run is {_statuses[-1]}: see its record")  # told to the launcher
 
 
 def run(cfg: DictConfig) -> str:
@@ -82,45 +114,57 @@ def run(cfg: DictConfig) -> str:
     recipe = config["recipe"]
     if not isinstance(cfg.restart, bool):  # it throws results away
         raise ValueError(f"restart is true or false, not {cfg.restart!r}")
+    if cfg.resume not in ("exact", "any"):
+        raise ValueError(f"resume is exact or any, not {cfg.resume!r}")
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
     overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
-    device, max_seconds = resolve_device(cfg.device), seconds(cfg.max_time)
+    max_seconds = seconds(cfg.max_time)
+    ranks, device = join(resolve_device(cfg.device))
+    say: Callable[[str], None] = (lambda line: print(line, flush=True)) if ranks.first else _nothing
     folder = RunFolder(run_folder(cfg.outputs, experiment, overrides, cfg.seed, recipe["scale"]))
     row = f"{experiment} {','.join(overrides)}".strip()
-    print(f"\n{row}, seed {cfg.seed}: {folder.path}", flush=True)
+    say(f"\n{row}, seed {cfg.seed}: {folder.path}")
 
-    make_repeatable(device)
-    data = load_data(cfg.data.name, cfg.data.root, cfg.data.source).to(device)
-    if config["data"]["validation"] != 0:
-        data = data.held_out(config["data"]["validation"])
-    if cfg.restart:
-        folder.discard()
-    before = folder.read_result()
-    record = new_record(
-        experiment=experiment,
-        overrides=overrides,
-        seed=cfg.seed,
-        config=hashed(config),
-        data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
-        hardware={
-            "device": device_name(device),
-            "precision": config["precision"],
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        code=ROOT,
-        before=before,
-        config_before=hashed(configuration_in(folder)),
-        folder=folder.path,
-    )
+    make_repeatable(device, cfg.deterministic in ("auto", True))
+    data = configured_data(config["data"], cfg.data.root).to(device)
+    hardware = {
+        "device": device_name(device),
+        "precision": config["precision"],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **({"ranks": ranks.count} if ranks.count > 1 else {}),
+    }
+
+    def begin() -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The record that was there, and the one of this run."""
+        if cfg.restart:
+            folder.discard()
+        before = folder.read_result()
+        record = new_record(
+            experiment=experiment,
+            overrides=overrides,
+            seed=cfg.seed,
+            config=hashed(config),
+            data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
+            hardware=hardware,
+            code=ROOT,
+            before=before,
+            config_before=hashed(configuration_in(folder)),
+            folder=folder.path,
+        )
+        if record["status"] != "finished":
+            folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
+            folder.write_result(record)
+        return before, record
+
+    # One folder, decided once: what a rank finds there may be another's doing.
+    before, record = ranks.by_first(begin)
     if record["status"] == "finished":
-        print(f"already {closing_line(record, folder)}")
+        say(f"already {closing_line(record, folder)}")
         return "finished"
-    folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
-    folder.write_result(record)
     tracker = Tracker(
-        cfg.tracking.mode,
+        cfg.tracking.mode if ranks.first else "disabled",
         folder.path,
         project=cfg.tracking.project,
         run_id=record["run_id"],
@@ -136,23 +180,35 @@ def run(cfg: DictConfig) -> str:
         folder.write_result(record)
         tracker.log(metrics)
 
+    stopped = False
     try:
         torch.manual_seed(cfg.seed)
         model = build_model(config, data).to(device)
+        if config["precision"] == "fp64":
+            model.double()
         record["parameters"] = sum(p.numel() for p in model.parameters())
+        settings, chosen = Settings.resolve(cfg, device, model)
+        settings.apply(model)
+        if recipe["sync_bn"]:
+            model = synchronised(model, device)
+        if ranks.count > 1:
+            torch.manual_seed(cfg.seed + 1_000_003 * ranks.rank)  # dropout of its own
         count = len(data.train_images[: recipe["train_images"]])
-        print(
+        say(
             f"{recipe['epochs']} epochs on {count:,} images ({data.provenance}), "
             f"{record['parameters']:,} parameters, {config['group']['name']}, {record['device']}, "
-            f"{record['precision']}, threads: {record['threads']}",
-            flush=True,
+            f"{record['precision']}, threads: {record['threads']}"
         )
+        say("; ".join(chosen))
+        if ranks.count > 1:
+            say(said_of_ranks(model, ranks, recipe))
         progress = fit(
             model,
             data,
             epochs=recipe["epochs"],
             batch_size=recipe["batch_size"],
             learning_rate=recipe["learning_rate"],
+            optimizer=recipe["optimizer"],
             schedule=recipe["schedule"],
             weight_decay=recipe["weight_decay"],
             label_smoothing=recipe["label_smoothing"],
@@ -165,15 +221,21 @@ def run(cfg: DictConfig) -> str:
             seed=cfg.seed,
             precision=config["precision"],
             checkpoint=folder.checkpoint,
+            conditions={"machine": record["device"], "compile": settings.compile},
+            any_conditions=cfg.resume == "any",
             max_seconds=max_seconds,
+            stop=_stop,
+            ranks=ranks,
             log=log,
         )
         record.update(progress_fields(progress))
         if progress.epoch == recipe["epochs"]:
             record["equivariance_error"] = measured_equivariance(model, data)
             record.update(status="finished", reason=None)
-        else:
+        elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
+        else:
+            record["reason"], stopped = "stopped by a signal", True
     except KeyboardInterrupt:
         record["reason"] = "stopped by a signal"
         raise
@@ -182,6 +244,8 @@ def run(cfg: DictConfig) -> str:
         raise
     except Diverged as error:
         record.update(status="diverged", reason=str(error))
+    except OSError as error:  # a full disk: what was written stays, and the run can go on
+        record["reason"] = f"{type(error).__name__}: {error}"
     except Exception as error:
         record.update(status="failed", reason=f"{type(error).__name__}: {error}")
         if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
@@ -189,10 +253,81 @@ def run(cfg: DictConfig) -> str:
     finally:
         if record is not before:
             record["ended"] = now()
-            print(closing_line(record, folder), flush=True)
-        folder.write_result(record)
+            say(closing_line(record, folder))
+        if ranks.first:
+            folder.write_result(record)
         tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
+    if stopped:  # the other runs of a sweep are not begun
+        raise KeyboardInterrupt
     return record["status"]
+
+
+def _nothing(line: str) -> None:
+    pass
+
+
+def said_of_ranks(model: torch.nn.Module, ranks: Ranks, recipe: dict[str, Any]) -> str:
+    """What several ranks change of the recipe."""
+    own = recipe["batch_size"] // ranks.count
+    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.SyncBatchNorm)
+    norms = [module for module in model.modules() if isinstance(module, kinds)]
+    local = any(not isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    seen = f"; batch norm sees the {own} images of a rank" if local else ""
+    return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"
+
+
+def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The model whose batch norm sees the images of all ranks."""
+    if device.type != "cuda":
+        raise ValueError("recipe.sync_bn: PyTorch synchronises batch norm on GPUs alone")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def evaluate_alone(cfg: DictConfig) -> str:
+    """Print the test error of weights that are there: a run, a checkpoint, an exported network.
+
+    A run and its files are tested on their own data with their own network; a file of weights
+    elsewhere on what the command line chooses.
+    """
+    if cfg.checkpoint is None:
+        raise ValueError("mode=evaluate needs checkpoint=: a run folder, a checkpoint or a file")
+    path = Path(cfg.checkpoint)
+    if not path.exists():
+        raise ValueError(f"checkpoint={path} does not exist")
+    folder = next((p for p in (path, *path.parents[:3]) if (p / "config.yaml").is_file()), None)
+    if folder is not None:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    elif path.is_dir():
+        raise ValueError(f"{path} is no run folder, and lies in none: it lacks config.yaml")
+    else:
+        config = resolved(cfg, HydraConfig.get().runtime.choices.experiment or "custom")
+    device = resolve_device(cfg.device)
+    precision = resolve_precision(cfg.precision, device)
+    make_repeatable(device)
+    data = configured_data(config["data"], cfg.data.root).to(device)
+    if path.suffix == ".pt2":
+        program = torch.export.load(path).module()
+        program.eval = lambda: program  # it is in evaluation mode for good, and refuses the call
+        model = program
+    else:
+        model = build_model(config, data)
+        try:
+            model.load_state_dict(weights_at(path))
+        except RuntimeError as error:
+            names = str(error).splitlines()
+            raise ValueError(
+                f"{path} holds the weights of another network: {names[-1].strip()}"
+            ) from None
+    model = model.to(device, torch.float64 if precision == "fp64" else None)
+    count = len(data.test_images[: config["recipe"]["test_images"]])
+    error = evaluate(model, data, precision, count)
+    wrong = round(error * count / 100)
+    print(
+        f"{path}: test error {error:.3f} %, {wrong:,} of {count:,} images of {data.name} "
+        f"({data.provenance}), {device_name(device)}, {precision}",
+        flush=True,
+    )
+    return "finished"
 
 
 def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
@@ -212,21 +347,6 @@ def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     return {"experiment": experiment, **config}
 
 
-def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The part of a configuration that enters its hash."""
-    if config is None:
-        return None
-    kept = dict(config)
-    for name, neutral in LATER.items():
-        if isinstance(config.get(name), dict):
-            kept[name] = {
-                key: value
-                for key, value in config[name].items()
-                if key not in neutral or digest(value) != digest(neutral[key])
-            }
-    return kept
-
-
 def configuration_in(folder: RunFolder) -> dict[str, Any] | None:
     """What ``config.yaml`` of a run holds, to say what differs; None if it cannot be read."""
     try:
@@ -236,22 +356,14 @@ def configuration_in(folder: RunFolder) -> dict[str, Any] | None:
         return None
 
 
-def make_repeatable(device: torch.device) -> None:
-    """The same numbers again on a GPU, and fp32 that is float32; a CPU does so anyway."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-
-
 def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     """The overrides that set this run apart from its experiment, sorted.
 
     An override that changes nothing (``group=p8`` for a row that is p8) does not count, nor does
     the smoke recipe, which has a folder of its own.
     """
-    kept = re.compile(rf"\+*(experiment|data\.root|({'|'.join(BESIDE_THE_POINT)})(\.\w+)*)=")
+    beside = "|".join(BESIDE_THE_POINT)
+    kept = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
     fixed = [o for o in task if kept.match(o)]
     needed = sorted(o for o in task if o not in fixed)
 
@@ -263,25 +375,6 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)
     return [o for o in needed if o != "recipe=smoke"]
-
-
-def build_model(config: dict[str, Any], data: DataSet) -> torch.nn.Module:
-    """The network of a resolved configuration, for the images of ``data``."""
-    arguments = dict(config["model"])
-    recipe = config["recipe"]
-    name = arguments.pop("name")
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: it is one of {', '.join(MODELS)}")
-    return MODELS[name](
-        PointGroup.named(config["group"]["name"]),
-        **arguments,
-        dropout=recipe["dropout"],
-        norm_eps=recipe["norm"]["eps"],
-        norm_momentum=recipe["norm"]["momentum"],
-        in_channels=data.train_images.shape[1],
-        classes=data.classes,
-        image_size=data.train_images.shape[-1],
-    )
 
 
 def measured_equivariance(model: torch.nn.Module, data: DataSet) -> dict[str, float | None]:
@@ -307,16 +400,6 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 1),
         "seconds_per_epoch": None if per_epoch is None else round(per_epoch, 3),
     }
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        names = []
-    return f"CPU {names[0]}" if names else "CPU"
 
 
 def seconds(duration: str | None) -> float | None:

@@ -1,9 +1,19 @@
-"""The state that a run goes on from, bit for bit."""
+"""The state that a run goes on from, bit for bit, and the weights that it leaves.
+
+``<run>/checkpoint/step=00001234/`` holds ``model.pt``, ``averaged.pt`` (if weights are averaged),
+``optimizer.pt``, ``state.pt`` and ``sha256.json``, the sums of the others. A checkpoint is written
+beside its place and renamed, and the one before it is kept, so that there is always a whole one.
+All files load with ``weights_only=True``.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +22,33 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from .distributed import Ranks
 from .files import write_whole
+
+KEPT = 2  # the newest and the one before
+SUMS = "sha256.json"
 
 
 class CheckpointMismatch(Exception):
-    """A checkpoint was made under conditions in which it cannot be continued bit for bit."""
+    """A checkpoint is damaged, or was made under conditions that forbid to go on bit for bit."""
 
 
 @dataclass
 class Progress:
-    """How far a run is: completed epochs, errors in per cent, seconds."""
+    """How far a run is: completed epochs, and steps of the one after them.
+
+    Errors are in per cent. ``stopped`` says why the last call ended early, "signal" or "time".
+    """
 
     epoch: int = 0
+    step: int = 0
     test_error: float | None = None
     test_error_best: float | None = None
     seconds: float = 0.0
-    training_seconds: float = 0.0
+    training_seconds: float = 0.0  # of the complete epochs
+    epoch_seconds: float = 0.0  # of the one after them
+    evaluation_seconds: float | None = None
+    stopped: str | None = None
 
     @property
     def seconds_per_epoch(self) -> float | None:
@@ -35,72 +56,215 @@ class Progress:
         return self.training_seconds / self.epoch if self.epoch else None
 
 
+@dataclass
+class Position:
+    """Random states and sums: of the data's order, and of each rank.
+
+    Attributes:
+        order: the generator of the data when the epoch began, from which its order is drawn.
+        generator: the same generator now; augmentation has drawn from it since.
+        sums: of this rank in this epoch: loss and wrong, over images.
+    """
+
+    order: torch.Tensor
+    generator: torch.Tensor
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+
 def save(
-    path: Path,
+    folder: Path,
     model: nn.Module,
     averaged: AveragedModel | None,
     optimizer: Optimizer,
-    generator: torch.Generator,
+    position: Position,
     conditions: Mapping[str, Any],
     progress: Progress,
+    steps_per_epoch: int,
+    ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
 ) -> None:
-    """Write all that a run goes on from: weights, optimiser, random states, progress."""
-    state = {
-        "model": model.state_dict(),
-        "averaged": None if averaged is None else averaged.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "order": generator.get_state(),
+    """Write all that a run goes on from; every rank calls it, and the first one writes.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; earlier checkpoints are as they were.
+    """
+    own = {
+        "sums": position.sums,
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "conditions": dict(conditions),
-        "progress": vars(progress),
+        "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
-    write_whole(path, lambda file: torch.save(state, file))
+    of_ranks = ranks.of_all(own)
+    parts: dict[str, Any] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": {
+            "order": position.order,
+            "generator": position.generator,
+            "ranks": of_ranks,
+            "conditions": dict(conditions),
+            "progress": asdict(progress),
+        },
+    }
+    if averaged is not None:
+        parts["averaged"] = averaged.state_dict()
+    step = progress.epoch * steps_per_epoch + progress.step
+    ranks.by_first(lambda: _write(folder / f"step={step:08}", parts))
+
+
+def _write(path: Path, parts: Mapping[str, Any]) -> None:
+    """Beside its place, then renamed; the checkpoints that are not to be kept go."""
+    folder = path.parent
+    beside, replaced = folder / f".{path.name}.part", folder / f".{path.name}.replaced"
+    for left in folder.glob(".step=*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        for name, content in parts.items():
+            write_whole(beside / f"{name}.pt", lambda file, c=content: torch.save(c, file))
+        sums = {f"{name}.pt": _sha256(beside / f"{name}.pt") for name in parts}
+        write_whole(beside / SUMS, json.dumps(sums, indent=2) + "\n")
+        if path.exists():  # the state after the last step of an epoch, evaluated meanwhile
+            os.rename(path, replaced)
+            os.rename(beside, path)
+            shutil.rmtree(replaced)
+        else:
+            os.rename(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    for old in _newest_first(folder)[KEPT:]:
+        shutil.rmtree(old)
 
 
 def load(
-    path: Path,
+    folder: Path,
     model: nn.Module,
     averaged: AveragedModel | None,
     optimizer: Optimizer,
-    generator: torch.Generator,
     conditions: Mapping[str, Any],
-) -> Progress:
-    """Put everything back as :func:`save` found it.
+    ranks: Ranks = Ranks(),  # noqa: B008
+    any_conditions: bool = False,
+) -> tuple[Progress, Position] | None:
+    """Put everything back as :func:`save` found it; None if there is no checkpoint.
+
+    A damaged newest checkpoint is named, and the one before it is taken.
 
     Raises:
-        CheckpointMismatch: the file is damaged, or was made under other conditions.
+        CheckpointMismatch: none is whole, or it was made under other conditions (unless
+            ``any_conditions``, which is said).
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointMismatch(
-            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "begin anew with restart=true"
-        ) from None
+    path = ranks.by_first(lambda: (newest_whole(folder) or [None])[0])
+    if path is None:
+        return None
+    parts = read(path)
+    state = parts["state"]
     had = {name: state["conditions"].get(name) for name in conditions}
     other = [name for name in conditions if had[name] != conditions[name]]
-    if other:
-        differ = ", ".join(f"{name} {had[name]}, now {conditions[name]}" for name in other)
+    differ = ", ".join(f"{name} {had[name]}, now {conditions[name]}" for name in other)
+    same_ranks = len(state["ranks"]) == ranks.count
+    if other and not (any_conditions and "average" not in other):
         raise CheckpointMismatch(
-            f"{path} was made with {differ}: it would not go on bit for bit; run it under the "
-            "same conditions, or begin anew with restart=true"
+            f"{path} was made with {differ}: it would not go on bit for bit; run it under the same "
+            "conditions, go on all the same with resume=any, or begin anew with restart=true"
         )
-    model.load_state_dict(state["model"])
+    if other and ranks.first:
+        print(f"resume=any: {path} was made with {differ}; it does not go on bit for bit")
+    model.load_state_dict(parts["model"])
     if averaged is not None:
-        averaged.load_state_dict(state["averaged"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["order"])
-    torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and state["random_cuda"]:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    return Progress(**state["progress"])
+        averaged.load_state_dict(parts["averaged"])
+    optimizer.load_state_dict(parts["optimizer"])
+    progress = Progress(**state["progress"])
+    if same_ranks:
+        own = state["ranks"][ranks.rank]
+    else:  # the epoch goes on with what the first rank drew and summed up
+        own = state["ranks"][0] if ranks.first else {**state["ranks"][0], "sums": [0.0, 0.0]}
+    torch.set_rng_state(own["random"])
+    if own["random_cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["random_cuda"])
+    return progress, Position(state["order"], state["generator"], own["sums"])
 
 
-def tested_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a saved state was tested with: their average where there is one."""
-    averaged = state.get("averaged")
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its parts on the CPU; None where there is none.
+
+    Raises:
+        CheckpointMismatch: there are checkpoints, and each is damaged.
+    """
+    damaged = []
+    for path in _newest_first(folder):
+        try:
+            parts = read(path)
+        except CheckpointMismatch as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            print(f"{damaged[0]}; going on from the one before, {path}", flush=True)
+        return path, parts
+    if damaged:
+        raise CheckpointMismatch(f"{'; '.join(damaged)}; begin anew with restart=true")
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The parts of one checkpoint, checked against its sums.
+
+    Raises:
+        CheckpointMismatch: a file is missing or damaged.
+    """
+    try:
+        sums = json.loads((path / SUMS).read_text(encoding="utf-8"))
+        if not {"model.pt", "optimizer.pt", "state.pt"} <= set(sums):
+            raise ValueError("it names too few files")
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointMismatch(f"{path / SUMS} cannot be read ({error})") from None
+    parts = {}
+    for name, expected in sums.items():
+        file = path / Path(name).name
+        try:
+            found = _sha256(file)
+            if found != expected:
+                raise ValueError(f"SHA-256 {found[:12]}..., expected {str(expected)[:12]}...")
+            parts[file.stem] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = (str(error).splitlines() or [""])[0]
+            raise CheckpointMismatch(
+                f"{file} cannot be read ({type(error).__name__}: {reason})"
+            ) from None
+    return parts
+
+
+def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint was tested with: their average where there is one."""
+    averaged = parts.get("averaged")
     if averaged is None:
-        return state["model"]
+        return parts["model"]
     module = "module."
     return {k.removeprefix(module): v for k, v in averaged.items() if k.startswith(module)}
+
+
+def weights_at(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run folder, of a checkpoint or in a file, as they are to be tested."""
+    if path.is_file():
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointMismatch(f"{path} cannot be read ({type(error).__name__})") from None
+        if not isinstance(weights, dict):
+            raise CheckpointMismatch(f"{path} holds a {type(weights).__name__}, not named weights")
+        return tested_weights(
+            {"averaged": weights} if "n_averaged" in weights else {"model": weights}
+        )
+    if path.name.startswith("step="):
+        return tested_weights(read(path))
+    found = newest_whole(path / "checkpoint") or newest_whole(path)
+    if found is None:
+        raise CheckpointMismatch(f"{path} holds no checkpoint")
+    return tested_weights(found[1])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step=*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

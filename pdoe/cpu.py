@@ -19,13 +19,26 @@ def _is_plain(x: Tensor) -> bool:
 # ---- Convolution --------------------------------------------------------------------------------
 
 
-def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+def conv2d(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: int,
+    channels_last: bool | None = None,
+) -> Tensor:
     """``torch.conv2d`` with a contiguous result, [B, C, H, W] -> [B, C', H', W'].
 
-    On a CPU maps of 2 to 95 channels are convolved channels-last, which is faster, above all
-    backwards; wider maps are not faster so.
+    It runs channels-last where asked to; by default on a CPU with maps of 2 to 95 channels, which
+    is faster, above all backwards. Wider maps are not faster so.
     """
-    if _is_plain(x) or not 1 < x.shape[1] < 96:
+    plain = _is_plain(x)
+    if channels_last is None:
+        channels_last = not plain and 1 < x.shape[1] < 96
+    if not channels_last:
+        return F.conv2d(x, kernel, bias, stride, padding).contiguous()
+    if plain:
+        x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, kernel, bias, stride, padding).contiguous()
     if torch.is_autocast_enabled("cpu"):
         x, kernel = _autocast(x), _autocast(kernel)

@@ -54,6 +54,7 @@ class _BankConv(nn.Module):
         self.stride = _integer("stride", stride, 1)
         self.padding = _integer("padding", padding, 0)
         self.kernel_size = support
+        self.channels_last: bool | None = None  # layout of the convolution; None: as measured
 
         made = {"device": device, "dtype": dtype}
         shape = (self.out_channels, self.in_channels, *self._group_axes(), constant.shape[1])
@@ -126,7 +127,8 @@ class _BankConv(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
-        y = conv2d(x, self._kernel_at_hand(), bias, self.stride, self.padding)
+        kernel = self._kernel_at_hand()
+        y = conv2d(x, kernel, bias, self.stride, self.padding, self.channels_last)
         return y.unflatten(1, (self.out_channels, len(self.group)))
 
     def extra_repr(self) -> str:

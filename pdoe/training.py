@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,98 +11,37 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from .checkpoints import Progress, load, save
+from .checkpoints import Position, Progress, load, save
 from .data import DataSet
-from .data.batches import epoch_batches, random_quarter_turns, random_rotation, to_input
+from .data.batches import epoch_batches, to_input
+from .distributed import Ranks
+from .recipes import (
+    augmentation,
+    check,
+    is_evaluated,
+    learning_rate_at,
+    make_optimizer,
+    moving_average,
+)
 
-AUGMENTATIONS = {
-    "none": lambda images, generator: images,
-    "rotation": random_rotation,
-    "quarter_turns": random_quarter_turns,
-}
+CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
 
 
 class Diverged(Exception):
     """The loss is not a finite number."""
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first GPU where there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device is auto, cpu, cuda or cuda:1, not {device!r}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device}: PyTorch finds no GPU here; use device=cpu or auto")
-    return chosen
+class Stop:
+    """A request to stop after the step at hand, as from a signal.
 
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies it, else fp32."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision is auto, bf16 or fp32, not {precision!r}")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if fast else "fp32"
-
-
-def learning_rate_at(
-    epoch: float, rates: Sequence[tuple[float, float]], schedule: str = "step"
-) -> float:
-    """The rate at an epoch, counted from 0, of pairs (epoch, rate).
-
-    Schedule "step" keeps a rate until the next pair, "linear" goes straight to it.
+    ``listening`` is true while a training loop will obey it.
     """
-    rates = sorted(rates, key=lambda pair: pair[0])  # of two pairs at an epoch the last one begins
-    begin, rate = [pair for pair in rates if pair[0] <= epoch][-1]
-    ahead = [pair for pair in rates if pair[0] > epoch]
-    if schedule == "step" or not ahead:
-        return rate
-    end, goal = ahead[0]
-    return rate + (goal - rate) * (epoch - begin) / (end - begin)
 
-
-def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
-    """Whether the test error is taken after that many epochs (from 1).
-
-    Every ``every``-th epoch, each one in the last part ``last`` of the run, and the final one.
-    """
-    return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
-
-
-def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """The exponential average of torch, of numbers that may be averaged.
-
-    Buffers of integers are index tables and counters: they are copied, while torch would average
-    and truncate them.
-    """
-    average = get_ema_multi_avg_fn(decay)
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
-        if averaged[0].is_floating_point():
-            average(averaged, current, count)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """L2 on the weights of convolutions and linear layers alone, none on norms and biases."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    def __init__(self) -> None:
+        self.requested = self.listening = False
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -112,19 +50,38 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: DataSet, precision: str = "fp32", count: int | None = None
-) -> float:
-    """Test error in per cent, over the first ``count`` test images or all of them."""
+    model: nn.Module,
+    data: DataSet,
+    precision: str = "fp32",
+    count: int | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
+    stopped: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Test error in per cent, over the first ``count`` test images or all of them.
+
+    The ranks share the images. None where ``stopped``, asked after each batch, ended it early.
+    """
     model.eval()
-    device = data.test_images.device
+    device, dtype = data.test_images.device, _number_type(precision)
     images, labels = data.test_images[:count], data.test_labels[:count]
+    own, truths = ranks.share(images), ranks.share(labels)
     size = 100 if device.type == "cpu" else 2000  # on a CPU the maps of a batch stay in its cache
     wrong = torch.zeros((), dtype=torch.int64, device=device)
-    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
-        with autocast(device, precision):
-            logits = model(to_input(batch, data.mean, data.std))
-        wrong += (logits.argmax(1) != truth).sum()
-    return 100 * wrong.item() / len(images)
+    for start in range(0, -(-len(images) // ranks.count), size):  # as often on every rank
+        batch, truth = own[start : start + size], truths[start : start + size]
+        if len(batch):
+            if start and len(batch) < size:  # one shape, for a compiled network
+                batch = torch.cat([batch, own[: size - len(batch)]])
+            with autocast(device, precision):
+                logits = model(to_input(batch, data.mean, data.std, dtype))
+            wrong += (logits[: len(truth)].argmax(1) != truth).sum()
+        if stopped():
+            return None
+    return 100 * ranks.total(wrong).item() / len(images)
+
+
+def _number_type(precision: str) -> torch.dtype:
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 def fit(
@@ -134,6 +91,7 @@ def fit(
     epochs: int,
     batch_size: int,
     learning_rate: Sequence[tuple[float, float]],
+    optimizer: str = "adam",
     schedule: str = "step",
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
@@ -146,39 +104,54 @@ def fit(
     seed: int = 0,
     precision: str = "fp32",
     checkpoint: Path | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    any_conditions: bool = False,
     max_seconds: float | None = None,
+    stop: Stop | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
     log: Callable[[dict[str, Any], Progress], None] = lambda row, progress: None,
 ) -> Progress:
-    """Train with Adam and a schedule of its rate; resume from ``checkpoint`` if it holds a state.
+    """Train with a schedule of the rate; resume from ``checkpoint`` if it holds a state.
 
     The model and the data lie on one device. The last partial batch of an epoch is dropped. The
-    same seed on the same device, thread count and precision gives bit-identical weights, whether
-    or not the run was interrupted; the global random state must be seeded by the caller, who also
-    initialised the model from it.
+    same seed on the same device, thread count, precision and number of ranks gives bit-identical
+    weights, whether or not the run was interrupted, at whatever step; the global random state must
+    be seeded by the caller, who also initialised the model from it. Several ranks share every
+    batch: they compute what one would, up to rounding, if no batch norm and no dropout is there,
+    which see a rank's own images alone.
 
     Args:
         model: images [B, C, H, W] -> logits [B, classes].
+        batch_size: images of a step, of all ranks together.
         learning_rate, schedule: pairs (epoch counted from 0, rate), and what is between them, see
             :func:`learning_rate_at`.
+        optimizer: see :func:`make_optimizer`.
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
         label_smoothing: of the cross entropy.
         average: decay per step of an exponential moving average of weights and running statistics,
             which is what is tested, and what the model holds when all epochs are done; None for
             none.
-        augment: "none", "rotation" (a turn of its own for every image) or "quarter_turns" (a
-            multiple of 90 degrees, exact).
+        augment: "none", "rotation" (a turn of its own for every image), "quarter_turns" (a multiple
+            of 90 degrees, exact) or "crop_flip" (a shift by up to 4 pixels and a reflection).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
         train_images, test_images: use only the first so many; None for all.
-        checkpoint: folder of the resumable state, written after each epoch; None for none.
-        max_seconds: stop after the epoch that would otherwise be the last within this time.
+        precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
+        checkpoint: folder of the resumable state, written after each epoch and every five minutes;
+            None for none.
+        conditions: what else must be as it was to go on, name -> value.
+        any_conditions: go on under other conditions, too, if not bit for bit.
+        max_seconds: stop when the next step, or evaluation, would end after this time; one is done
+            in any case.
+        stop: a request to stop after the step at hand.
+        ranks: the processes that train together.
         log: called after each epoch with its row of metrics and the progress.
 
     Returns:
-        The progress; ``epoch < epochs`` if the time ran out.
+        The progress; ``stopped`` says why if not all epochs are complete.
 
     Raises:
-        Diverged: the mean loss of an epoch is not finite; the checkpoint of the epoch before stays.
-        CheckpointMismatch: the state was made with another precision, thread count or device.
+        Diverged: a loss or a weight is not finite; the last good checkpoint stays.
+        CheckpointMismatch: the state was made with another precision, thread count, device, ...
     """
     for name, value in {
         "epochs": epochs,
@@ -189,115 +162,194 @@ def fit(
     }.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is a positive integer, not {value}")
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
-    if not learning_rate or min(first for first, _ in learning_rate) > 0:
-        raise ValueError(
-            f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {learning_rate}"
-        )
-    if schedule not in ("step", "linear"):
-        raise ValueError(f"schedule is step or linear, not {schedule!r}")
-    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
-        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing!r}")
-    if average is not None and not (isinstance(average, float) and 0 < average < 1):
-        raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
+    check(augment, learning_rate, schedule, label_smoothing, average)
+    if batch_size % ranks.count:
+        raise ValueError(f"a batch of {batch_size} cannot be shared evenly by {ranks.count} ranks")
     device = data.train_images.device
     images, labels = data.train_images[:train_images], data.train_labels[:train_images]
     if len(images) < batch_size:
         raise ValueError(f"a batch of {batch_size} is larger than the {len(images)} images")
-    optimizer = torch.optim.Adam(parameter_groups(model, weight_decay))
+    optimize = make_optimizer(optimizer, model, weight_decay)
     averaged = None
     if average is not None:
         averaged = AveragedModel(model, multi_avg_fn=moving_average(average), use_buffers=True)
     tested = model if averaged is None else averaged.module
     generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
-    conditions = {
+    progress, position = Progress(), Position(generator.get_state(), generator.get_state())
+    must_be = {
         "device": device.type,
         "precision": precision,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "average": average,
+        "ranks": ranks.count,
+        **(conditions or {}),
     }
-    progress = Progress()
-    if checkpoint is not None and (checkpoint / "state.pt").exists():
-        progress = load(checkpoint / "state.pt", model, averaged, optimizer, generator, conditions)
-    turn = AUGMENTATIONS[augment]
-    began, first = time.perf_counter(), progress.epoch
-    test_count, evaluation_seconds = len(data.test_images[:test_images]), None
-    started = began - progress.seconds  # as if there had been no interruption
+    if checkpoint is not None:
+        found = load(checkpoint, model, averaged, optimize, must_be, ranks, any_conditions)
+        progress, position = found or (progress, position)
+        generator.set_state(position.generator)
+    progress.stopped = None
+    trained = ranks.wrapped(model)
+    augmented, steps = augmentation(augment, data), len(images) // batch_size
+    dtype = _number_type(precision)
+    test_count = len(data.test_images[:test_images])
+    stop = stop or Stop()
+    # How often the host looks at what a GPU computes, and the ranks agree on whether to go on.
+    interval = 1 if device.type == "cpu" else 20
 
-    interactive = sys.stderr.isatty()
-    bar = tqdm(total=epochs, initial=first, unit="epoch", disable=not interactive)
-    with bar:
-        for epoch in range(first, epochs):
-            epoch_started = time.perf_counter()
-            model.train()
-            total_loss = torch.zeros((), device=device)
-            wrong = torch.zeros((), dtype=torch.int64, device=device)
-            seen = 0
-            steps = len(images) // batch_size
-            batches = epoch_batches(len(images), batch_size, generator, device=device)
-            for step, batch in enumerate(batches):
-                for part in optimizer.param_groups:
+    began = saved = time.perf_counter()
+    started = began - progress.seconds  # as if there had been no interruption
+    done = False  # whether this call has done anything yet
+
+    def write() -> None:
+        nonlocal saved
+        for name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise Diverged(f"{name} is not finite {_place(progress, epochs)}")
+        progress.seconds = time.perf_counter() - started
+        if checkpoint is not None:
+            position.generator = generator.get_state()
+            save(checkpoint, model, averaged, optimize, position, must_be, progress, steps, ranks)
+        saved = time.perf_counter()
+
+    def reason_to_stop(ahead: float = 0.0) -> str | None:
+        """Why what takes so many seconds more should not be begun; the same on every rank."""
+        late = max_seconds is not None and done
+        late = late and time.perf_counter() - began + ahead > max_seconds
+        return (None, "time", "signal")[ranks.largest(2 if stop.requested else int(late), device)]
+
+    interactive = sys.stderr.isatty() and ranks.first
+    bar = tqdm(total=epochs, initial=progress.epoch, unit="epoch", disable=not interactive)
+    announced = False
+    stop.listening = True
+    try:
+        while progress.epoch < epochs and not progress.stopped:
+            epoch, first = progress.epoch, progress.step
+            if first == 0:
+                position = Position(generator.get_state(), generator.get_state())
+            generator.set_state(position.order)
+            batches = list(epoch_batches(len(images), batch_size, generator, device=device))
+            if first:
+                generator.set_state(position.generator)
+            sums = torch.tensor(position.sums, dtype=torch.float64, device=device)
+            unseen: list[Tensor] = []  # losses that the host has not looked at
+            since = time.perf_counter() - progress.epoch_seconds
+            trained.train()
+            for step in range(first, steps):
+                step_began = time.perf_counter()
+                for part in optimize.param_groups:
                     part["lr"] = learning_rate_at(epoch + step / steps, learning_rate, schedule)
-                inputs = to_input(turn(images[batch], generator), data.mean, data.std)
+                # Every rank draws for the whole batch: how many there are changes nothing.
+                inputs = ranks.share(augmented(images[batches[step]], generator))
+                truth = ranks.share(labels[batches[step]])
                 with autocast(device, precision):
-                    logits = model(inputs)
-                loss = F.cross_entropy(
-                    logits.float(), labels[batch], label_smoothing=label_smoothing
-                )
-                optimizer.zero_grad()
+                    logits = trained(to_input(inputs, data.mean, data.std, dtype))
+                loss = F.cross_entropy(logits.to(dtype), truth, label_smoothing=label_smoothing)
+                optimize.zero_grad()
                 loss.backward()
-                optimizer.step()
+                optimize.step()
                 if averaged is not None:
                     averaged.update_parameters(model)
-                total_loss += loss.detach() * len(batch)
-                wrong += (logits.detach().argmax(1) != labels[batch]).sum()
-                seen += len(batch)
-            train_loss = total_loss.item() / seen
-            if not math.isfinite(train_loss):
-                raise Diverged(f"the loss is {train_loss} in epoch {epoch + 1} of {epochs}")
-            progress.epoch = epoch + 1
-            training_seconds = time.perf_counter() - epoch_started
-            progress.training_seconds += training_seconds
+                unseen.append(loss.detach())
+                sums[0] += unseen[-1] * len(truth)
+                sums[1] += (logits.detach().argmax(1) != truth).sum()
+                progress.step = step + 1
+                done = True
+                if progress.step % interval and progress.step < steps:
+                    continue
+                finite = torch.stack(unseen).isfinite().tolist()
+                if ranks.largest(int(not all(finite)), device):
+                    bad = (finite + [False]).index(False) % len(finite)  # or on another rank
+                    progress.step -= len(finite) - 1 - bad
+                    value = unseen[bad].item() if not all(finite) else "not finite on another rank"
+                    raise Diverged(f"the loss is {value} {_place(progress, epochs)}")
+                unseen = []
+                if progress.step == steps:
+                    break
+                progress.stopped = reason_to_stop(time.perf_counter() - step_began)
+                due = ranks.first and time.perf_counter() - saved > CHECKPOINT_SECONDS
+                if progress.stopped or ranks.largest(int(due), device):
+                    position.sums = sums.tolist()
+                    progress.epoch_seconds = time.perf_counter() - since
+                    write()
+                    if not interactive and ranks.first:
+                        loss_so_far = position.sums[0] * ranks.count / (progress.step * batch_size)
+                        print(
+                            f"epoch {epoch + 1}/{epochs}, step {progress.step}/{steps}: "
+                            f"loss {loss_so_far:.4f}, {progress.epoch_seconds:.1f} s",
+                            flush=True,
+                        )
+                if progress.stopped:
+                    break
+            if progress.stopped:
+                break
+            position.sums = sums.tolist()
+            progress.epoch_seconds = time.perf_counter() - since
 
             test_error = None
+            evaluation_began = time.perf_counter()
             if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
-                evaluation_started = time.perf_counter()
-                test_error = evaluate(tested, data, precision, test_images)
-                evaluation_seconds = time.perf_counter() - evaluation_started
+                progress.stopped = reason_to_stop(progress.evaluation_seconds or 0.0)
+                if not progress.stopped:
+                    ranks.share_buffers(tested)
+                    test_error = evaluate(
+                        tested, data, precision, test_images, ranks, lambda: bool(reason_to_stop())
+                    )
+                    if test_error is None:
+                        progress.stopped = reason_to_stop()
+                if progress.stopped:  # this epoch is complete but for its evaluation
+                    write()
+                    break
+                done = True
+                progress.evaluation_seconds = time.perf_counter() - evaluation_began
                 best = progress.test_error_best
                 progress.test_error_best = test_error if best is None else min(best, test_error)
+            total_loss, wrong = ranks.total(sums).tolist()
+            training_seconds = progress.epoch_seconds
+            progress.epoch, progress.step, progress.epoch_seconds = epoch + 1, 0, 0.0
+            progress.training_seconds += training_seconds
             progress.test_error = test_error
             progress.seconds = time.perf_counter() - started
+            evaluated = time.perf_counter() - evaluation_began if test_error is not None else 0.0
             row = {
                 "epoch": epoch + 1,
                 "learning_rate": learning_rate_at(epoch, learning_rate, schedule),
-                "train_loss": train_loss,
-                "train_error": 100 * wrong.item() / seen,
+                "train_loss": total_loss / (steps * batch_size),
+                "train_error": 100 * wrong / (steps * batch_size),
                 "test_error": test_error,
-                "seconds": round(time.perf_counter() - epoch_started, 3),
+                "seconds": round(training_seconds + evaluated, 3),
             }
             # In this order: an epoch logged but not saved is repeated, and none is ever missing.
-            log(row, progress)
-            if checkpoint is not None:
-                path = checkpoint / "state.pt"
-                save(path, model, averaged, optimizer, generator, conditions, progress)
-            _report(bar, row, epochs, interactive)
-            ahead = [
+            if ranks.first:
+                log(row, progress)
+            position = Position(generator.get_state(), generator.get_state())
+            write()
+            if ranks.first:
+                _report(bar, row, epochs, interactive)
+            left = sum(
                 training_seconds
                 + is_evaluated(e, epochs, evaluate_every, evaluate_last)
                 # Until it is measured: the forward pass is a third of a training step.
-                * (evaluation_seconds or training_seconds * test_count / len(images) / 3)
+                * (progress.evaluation_seconds or training_seconds * test_count / len(images) / 3)
                 for e in range(epoch + 2, epochs + 1)
-            ]
-            if epoch == first and ahead:
-                _announce(sum(ahead), row["seconds"])
-            spent = time.perf_counter() - began
-            if max_seconds is not None and ahead and spent + ahead[0] > max_seconds:
-                break
+            )
+            if left and not announced and ranks.first:
+                _announce(left, row["seconds"])
+            announced = True
+            if progress.epoch < epochs:
+                progress.stopped = reason_to_stop(training_seconds / steps)
+    finally:
+        stop.listening = False
+        bar.close()
     if averaged is not None and progress.epoch == epochs:
         model.load_state_dict(tested.state_dict())
     return progress
+
+
+def _place(progress: Progress, epochs: int) -> str:
+    if progress.step == 0:
+        return f"after epoch {progress.epoch} of {epochs}"
+    return f"in step {progress.step} of epoch {progress.epoch + 1} of {epochs}"
 
 
 def _report(bar: tqdm, row: Mapping[str, Any], epochs: int, interactive: bool) -> None:

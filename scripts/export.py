@@ -22,28 +22,30 @@ import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 from pdoe import export_plain  # noqa: E402
-from pdoe.checkpoints import tested_weights  # noqa: E402
-from pdoe.data import DataError, load_data  # noqa: E402
+from pdoe.checkpoints import CheckpointMismatch, newest_whole, tested_weights  # noqa: E402
+from pdoe.configuration import build_model, configured_data  # noqa: E402
+from pdoe.data import DataError  # noqa: E402
 from pdoe.data.batches import to_input  # noqa: E402
+from pdoe.data.dataset import written  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
-from train import build_model  # noqa: E402
 
 TOLERANCE = 1e-5  # of the relative difference of the logits
 
 
 def export(folder: Path, root: str | None, onnx: bool) -> str:
     """Export the run in this folder; a line that says what was written. ValueError if it cannot."""
-    for name in ("config.yaml", "checkpoint/state.pt"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} is no run folder with a checkpoint: it lacks {name}")
+    found = newest_whole(folder / "checkpoint")
+    if found is None or not (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{folder} is no run folder with a checkpoint: it lacks "
+            f"{'checkpoint/step=...' if found is None else 'config.yaml'}"
+        )
+    parts = found[1]
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    data = load_data(config["data"]["name"], root, config["data"]["source"])
-    if held_out := config["data"].get("validation"):  # older runs lack the key
-        data = data.held_out(held_out)
+    data = configured_data(config["data"], root)
     model = build_model(config, data)
-    state = torch.load(folder / "checkpoint/state.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(tested_weights(state))
-    epochs, of = state["progress"]["epoch"], config["recipe"]["epochs"]
+    model.load_state_dict(tested_weights(parts))
+    epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:
         print(f"export: the run has had {epochs} of its {of} epochs", file=sys.stderr)
 
@@ -65,8 +67,8 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
         write_whole(path, lambda file: torch.export.save(program, file))
     return (
         f"{path}: [B, {', '.join(map(str, x.shape[1:]))}] -> logits [B, {found.shape[1]}], "
-        f"mean {data.mean:.6f}, std {data.std:.6f}, relative difference {difference:.1e} on "
-        f"{len(x)} test images ({data.provenance})"
+        f"mean {written(data.mean)}, std {written(data.std)}, "
+        f"relative difference {difference:.1e} on {len(x)} test images ({data.provenance})"
     )
 
 
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(export(options.run, options.root, options.onnx))
-    except (ValueError, DataError, RuntimeError, OSError) as error:
+    except (ValueError, DataError, CheckpointMismatch, RuntimeError, OSError) as error:
         print(f"export: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import runpy
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 import train
+from pdoe.data import load_data
 
 ROOT = Path(train.__file__).parent
 SMALL = ["recipe=smoke", "recipe.train_images=128", "recipe.test_images=100", "tracking=disabled"]
@@ -53,6 +55,11 @@ def records(folder):
         str(path.parent.relative_to(folder)): json.loads(path.read_text())
         for path in sorted(Path(folder).rglob("result.json"))
     }
+
+
+def newest(folder):
+    """The newest checkpoint of a run."""
+    return max((folder / "checkpoint").glob("step=*"))
 
 
 SETTING = "data.source=embedded,recipe.test_images=100,recipe.train_images=128"
@@ -151,9 +158,9 @@ def test_a_run_is_exported_with_equal_outputs_for_batches_of_any_size(launch, tm
     assert command([str(folder)]) == 0
     assert "logits [B, 10]" in capsys.readouterr().out
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    data = train.load_data("mnist_rot", None, "embedded")
+    data = load_data("mnist_rot", None, "embedded")
     model = train.build_model(config, data)
-    model.load_state_dict(torch.load(folder / "checkpoint/state.pt")["model"])
+    model.load_state_dict(torch.load(newest(folder) / "model.pt"))
     program = torch.export.load(folder / "plain.pt2").module()
     for count in (1, 3):
         x = torch.randn(count, 1, 28, 28)
@@ -161,7 +168,7 @@ def test_a_run_is_exported_with_equal_outputs_for_batches_of_any_size(launch, tm
     assert launch("experiment=mnistrot_p4", "recipe.average=0.5", "recipe.epochs=3") == 0
     other = next(p for p in folder.parents[1].glob("*average*/seed=0"))
     assert command([str(other)]) == 0
-    state = torch.load(other / "checkpoint/state.pt")["averaged"]
+    state = torch.load(newest(other) / "averaged.pt")
     model.load_state_dict({k[7:]: v for k, v in state.items() if k != "n_averaged"})
     program = torch.export.load(other / "plain.pt2").module()
     torch.testing.assert_close(program(x), model.eval()(x), rtol=1e-5, atol=1e-5)
@@ -199,6 +206,60 @@ def test_a_damaged_checkpoint_is_named_and_the_record_kept(launch, tmp_path, cap
     assert launch(*arguments, "restart=true") == 0
 
 
+def test_a_full_disk_loses_nothing_and_the_run_goes_on_where_there_is_room(
+    launch, tmp_path, capsys, monkeypatch
+):
+    arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
+    assert launch(*arguments, "max_time=00:00:00") == 75
+    (before,) = (tmp_path / "outputs").rglob("step=*")
+    save = torch.save
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert launch(*arguments) == 75
+    assert "No space left on device; repeat the command to go on" in capsys.readouterr().out
+    (record,) = records(tmp_path / "outputs").values()
+    assert record["status"] == "interrupted" and before.is_dir()
+    monkeypatch.setattr(torch, "save", save)
+    assert launch(*arguments) == 0
+
+
+def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
+    """A run, its checkpoint, a file of weights and the exported network have one test error."""
+    arguments = ["experiment=mnistrot_p4", "recipe.average=0.5"]
+    assert launch(*arguments) == 0
+    folder = next((tmp_path / "outputs").rglob("result.json")).parent
+    expected = json.loads((folder / "result.json").read_text())["test_error"]
+    checkpoint = newest(folder)
+    command = runpy.run_path(str(ROOT / "scripts" / "export.py"))["main"]
+    assert command([str(folder)]) == 0
+    elsewhere = tmp_path / "weights.pt"
+    torch.save(torch.load(checkpoint / "averaged.pt"), elsewhere)
+    capsys.readouterr()
+    places = [folder, folder / "checkpoint", checkpoint, checkpoint / "averaged.pt"]
+    for place in [*places, folder / "plain.pt2"]:
+        assert launch("mode=evaluate", f"checkpoint='{place}'") == 0
+        said = capsys.readouterr().out
+        assert f"test error {expected:.3f} %" in said and "of 100 images" in said, place
+    assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_p4") == 0
+    assert f"test error {expected:.3f} %" in capsys.readouterr().out
+    for wrong, said in {
+        "null": "needs checkpoint=",
+        "nowhere": "does not exist",
+        str(tmp_path): "lacks config.yaml",
+    }.items():
+        assert launch("mode=evaluate", f"checkpoint={wrong}") == 1
+        assert said in capsys.readouterr().err
+    assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_z2") == 1
+    assert "holds the weights of another network" in capsys.readouterr().err
+    elsewhere.write_bytes(b"nothing")
+    assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_p4") == 1
+    assert "weights.pt cannot be read" in capsys.readouterr().err
+    assert launch("mode=test") == 1
+
+
 def test_a_run_that_cannot_go_on_here_keeps_its_record(launch, tmp_path, capsys):
     arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
     assert launch(*arguments, "max_time=00:00:00") == 75
@@ -234,7 +295,7 @@ def test_a_value_written_in_another_way_is_a_run_of_its_own(launch, tmp_path):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ("model.name=resnet", "unknown model 'resnet'"),
+        ("model.name=vgg", "unknown model 'vgg'"),
         ("recipe.augment=flip", "augment is one of none, rotation"),
         ("recipe.epochs=0", "epochs is a positive integer, not 0"),
     ],
@@ -259,7 +320,7 @@ def test_a_configuration_that_cannot_run_is_a_failed_run_with_its_reason(
         (["experiment=mnistrot_p5"], "mnistrot_p4"),  # the ones that there are
         (["experiment=mnistrot_p4", "recipe.epoch=1"], "epoch"),
         (["experiment=mnistrot_p4", "max_time=soon"], "HH:MM:SS"),
-        (["experiment=mnistrot_p4", "precision=fp8"], "auto, bf16 or fp32"),
+        (["experiment=mnistrot_p4", "precision=fp8"], "auto, bf16, fp32 or fp64"),
         (["experiment=mnistrot_p4", "data.source=internet"], "internet"),
         (["-m", "experiment=glob(nothing*)"], "names no run"),
     ],
@@ -273,34 +334,84 @@ def test_wrong_words_on_the_command_line_are_named(launch, tmp_path, capsys, wro
     assert not records(tmp_path)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(launch, tmp_path, digits, how):
-    # Small and many epochs: the signal arrives while it runs, however fast the machine is.
-    arguments = ["experiment=mnistrot_p4", "model.widths=[2,2,2,2,2,2]", "recipe.epochs=50"]
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "data.source=embedded", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def killed(command, folder, how, moment):
+    """Start a run, send it a signal at a moment, and return its exit code and what it said."""
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "outputs").rglob("state.pt")) and time.monotonic() < deadline:
+    while not moment() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(how)
-    said = process.communicate(timeout=60)[0].decode()
+    return process.communicate(timeout=60)[0].decode(), process.returncode
+
+
+# Small, and many epochs: the signal arrives while it runs, however fast the machine is.
+TINY = ["experiment=mnistrot_p4", "model.widths=[2,2,2,2,2,2]", "recipe.epochs=25"]
+COMMAND = [str(ROOT / "train.py"), *SMALL, "data.source=embedded", *TINY]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, digits):
+    """The weights of the tiny run that nothing has happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(
+        [sys.executable, *COMMAND],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PDOE_DATA": str(digits)},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return torch.load(newest(next(folder.rglob("result.json")).parent) / "model.pt")
+
+
+def assert_as_if_nothing_had_happened(launch, folder, whole):
+    assert launch(*TINY) == 0
+    path = next(folder.rglob("result.json")).parent
+    epochs = [
+        json.loads(line)["epoch"] for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert epochs == list(range(1, 26))
+    weights = torch.load(newest(path) / "model.pt")
+    assert all(torch.equal(weights[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_finishes_its_step(launch, tmp_path, how, uninterrupted):
+    def running():
+        return list((tmp_path / "outputs").rglob("step=*"))
+
+    said, code = killed(COMMAND, tmp_path, how, running)
     (record,) = records(tmp_path / "outputs").values()
     assert record["status"] == "interrupted", said
-    assert 1 <= record["epochs"] < 50
-    if how != signal.SIGKILL:
-        assert process.returncode == 75
-        assert "repeat the command to go on" in said and "Traceback" not in said
+    assert 1 <= record["epochs"] < 25
+    assert code == 75
+    assert "repeat the command to go on" in said and "Traceback" not in said
+    assert_as_if_nothing_had_happened(launch, tmp_path, uninterrupted)
 
-    assert launch(*arguments) == 0
-    (state,) = (tmp_path / "outputs").rglob("state.pt")
-    interrupted = torch.load(state, weights_only=True)["model"]
-    (metrics,) = (tmp_path / "outputs").rglob("metrics.jsonl")
-    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert epochs == list(range(1, 51))
 
-    assert launch(*arguments, "restart=true") == 0
-    whole = torch.load(state, weights_only=True)["model"]
-    assert all(torch.equal(interrupted[key], whole[key]) for key in whole)
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
+    launch, tmp_path, uninterrupted
+):
+    """SIGKILL a random time after the first checkpoint of each attempt, in writing or wherever."""
+    luck = random.Random(0)
+    for attempt in range(4):
+        had, wait = {path.name for path in tmp_path.rglob("step=*")}, luck.uniform(0, 0.5)
+
+        def later(had=had, wait=wait):
+            if {path.name for path in tmp_path.rglob("step=*")} - had:
+                time.sleep(wait)
+                return True
+            return False
+
+        said, code = killed(COMMAND, tmp_path, signal.SIGKILL, later)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, (attempt, said)
+        (record,) = records(tmp_path / "outputs").values()
+        assert record["status"] == "interrupted"
+    assert_as_if_nothing_had_happened(launch, tmp_path, uninterrupted)

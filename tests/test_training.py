@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,22 +10,14 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pdoe import GroupConv, LiftingConv, PointGroup, training
-from pdoe.checkpoints import CheckpointMismatch
+from pdoe import GroupConv, LiftingConv, PointGroup, checkpoints, training
+from pdoe.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
+from pdoe.devices import resolve_device, resolve_precision
 from pdoe.models import PlainCNN
-from pdoe.training import (
-    Diverged,
-    evaluate,
-    fit,
-    is_evaluated,
-    learning_rate_at,
-    moving_average,
-    parameter_groups,
-    resolve_device,
-    resolve_precision,
-)
+from pdoe.recipes import is_evaluated, learning_rate_at, moving_average, parameter_groups
+from pdoe.training import Diverged, Stop, evaluate, fit
 
 SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": [[0, 0.01]], "evaluate_every": 2}
 
@@ -73,25 +66,33 @@ def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data)
     assert not same(first, other)
 
 
+def in_slices(data, folder, slices=range(200), **settings):
+    """Trained in calls whose time is used up at once: each does one step, or one evaluation."""
+    parts = []
+    for number in slices:
+        weights, part, now = trained(data, **settings, checkpoint=folder, max_seconds=0)
+        parts += part
+        torch.rand(number)  # the random state of the process that goes on is another one
+        if now.epoch == SETTINGS["epochs"]:
+            break
+        assert now.stopped == "time"
+    return weights, parts, now, number + 1
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {},
-        {"augment": "rotation"},
+        {"augment": "rotation", "optimizer": "sgd"},
         {"augment": "quarter_turns", "average": 0.9, "schedule": "linear"},
+        {"augment": "crop_flip"},
     ],
 )
-def test_resuming_equals_no_interruption_bit_for_bit(data, tmp_path, settings):
+def test_resuming_at_any_step_equals_no_interruption_bit_for_bit(data, tmp_path, settings):
     settings = {**settings, "learning_rate": [[0, 0.01], [4, 0.0]]}
     whole, rows, progress = trained(data, **settings)
-    parts = []
-    for completed in range(1, 5):  # a budget that is used up at once: one epoch a time
-        weights, part, now = trained(
-            data, **settings, checkpoint=tmp_path / "checkpoint", max_seconds=0
-        )
-        assert now.epoch == completed
-        parts += part
-        torch.rand(completed)  # the random state of the process that goes on is another one
+    weights, parts, now, calls = in_slices(data, tmp_path / "checkpoint", **settings)
+    assert calls == 22  # 4 epochs of 5 steps, and 2 evaluations
     assert same(whole, weights)
 
     def numbers(rows):
@@ -99,6 +100,51 @@ def test_resuming_equals_no_interruption_bit_for_bit(data, tmp_path, settings):
 
     assert numbers(parts) == numbers(rows)
     assert now.test_error_best == progress.test_error_best
+
+
+def test_a_request_to_stop_is_obeyed_after_the_step_at_hand(data, tmp_path):
+    stop, seen, model = Stop(), [], network()
+
+    def interrupt(module, inputs, output):
+        seen.append(stop.listening)
+        stop.requested = len(seen) == 8
+
+    model.register_forward_hook(interrupt)
+    progress = fit(model, data, **SETTINGS, checkpoint=tmp_path, stop=stop)
+    assert len(seen) == 8 and all(seen) and not stop.listening
+    assert (progress.epoch, progress.step, progress.stopped) == (1, 3, "signal")
+    weights, _, _ = trained(data, checkpoint=tmp_path)
+    assert same(weights, trained(data)[0])
+
+
+def test_a_request_to_stop_ends_an_evaluation_which_is_made_up_for(data, tmp_path):
+    many = replace(
+        data,
+        test_images=data.test_images.repeat(10, 1, 1, 1),
+        test_labels=data.test_labels.repeat(10),
+    )
+    stop, model = Stop(), network()
+    model.register_forward_hook(
+        lambda module, *_: None if module.training else setattr(stop, "requested", True)
+    )
+    progress = fit(model, many, **SETTINGS, checkpoint=tmp_path, stop=stop)
+    assert (progress.epoch, progress.step, progress.stopped) == (1, 5, "signal")
+    weights, rows, _ = trained(many, checkpoint=tmp_path)
+    whole, expected, _ = trained(many)
+    assert same(weights, whole)
+    assert [row["test_error"] for row in rows] == [row["test_error"] for row in expected[1:]]
+
+
+def test_long_epochs_are_saved_in_between(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    seen = []
+    save = training.save
+    monkeypatch.setattr(
+        training, "save", lambda *a: (save(*a), seen.append((a[6].epoch, a[6].step)))
+    )
+    trained(data, epochs=2, checkpoint=tmp_path)
+    assert seen == [*((0, s) for s in range(1, 5)), (1, 0), *((1, s) for s in range(1, 5)), (2, 0)]
+    assert "epoch 2/2, step 3/5: loss" in capsys.readouterr().out
 
 
 def test_an_epoch_that_was_logged_but_not_saved_is_repeated(data, tmp_path):
@@ -113,11 +159,16 @@ def test_an_epoch_that_was_logged_but_not_saved_is_repeated(data, tmp_path):
     assert same(weights, trained(data)[0])
 
 
-def test_a_time_budget_counts_from_the_start_of_the_process(data, tmp_path):
+def test_a_time_budget_counts_from_the_start_of_the_process(data, tmp_path, monkeypatch):
+    load = training.load
+
+    def long_ago(*arguments):
+        progress, position = load(*arguments)
+        progress.seconds = 1e6  # spent by earlier processes
+        return progress, position
+
     trained(data, checkpoint=tmp_path, max_seconds=0)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    state["progress"]["seconds"] = 1e6  # spent by earlier processes
-    torch.save(state, tmp_path / "state.pt")
+    monkeypatch.setattr(training, "load", long_ago)
     _, _, progress = trained(data, checkpoint=tmp_path, max_seconds=1000)
     assert progress.epoch == 4 and progress.seconds > 1e6
 
@@ -293,7 +344,11 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         ({"evaluate_every": 0}, "evaluate.every is a positive integer, not 0"),
         ({"train_images": -5}, "train_images is a positive integer, not -5"),
         ({"test_images": 0}, "test_images is a positive integer, not 0"),
-        ({"augment": "flip"}, "augment is one of none, rotation, quarter_turns, not 'flip'"),
+        (
+            {"augment": "flip"},
+            "augment is one of none, rotation, quarter_turns, crop_flip, not 'flip'",
+        ),
+        ({"optimizer": "lamb"}, "optimizer is one of adam, sgd, not 'lamb'"),
         ({"schedule": "cosine"}, "schedule is step or linear, not 'cosine'"),
         ({"average": 1}, "average is a decay between 0 and 1, or null, not 1"),
         ({"average": "ema"}, "average is a decay between 0 and 1, or null, not 'ema'"),
@@ -327,20 +382,70 @@ def test_the_error_is_counted_over_all_images(data):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(data, tmp_path):
-    trained(data, checkpoint=tmp_path, max_seconds=0)
-    with pytest.raises(Diverged, match="epoch 2 of 4"):
+    trained(data, checkpoint=tmp_path, epochs=1)
+    with pytest.raises(Diverged, match="step 2 of epoch 2 of 4"):
         trained(data, checkpoint=tmp_path, learning_rate=[[0, 0.01], [1, 1e38]])
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["epoch"] == 1
+    assert newest_whole(tmp_path)[1]["state"]["progress"]["epoch"] == 1
     _, rows, _ = trained(data, checkpoint=tmp_path)
     assert math.isfinite(rows[-1]["train_loss"])
 
 
-def test_a_damaged_checkpoint_is_named(data, tmp_path):
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path):
+    with pytest.raises(Diverged, match="weight is not finite in step 1 of epoch 1 of 4"):
+        trained(data, checkpoint=tmp_path, max_seconds=0, learning_rate=[[0, math.inf]])
+    assert newest_whole(tmp_path) is None
+
+
+@pytest.mark.parametrize("part", ["model.pt", "optimizer.pt", "state.pt", "sha256.json", None])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(data, tmp_path, part, capsys):
+    settings = {"average": 0.9}
+    in_slices(data, tmp_path, range(8), **settings)
+    before, newest = sorted(tmp_path.iterdir())
+    assert (before.name, newest.name) == ("step=00000007", "step=00000008")
+    if part is None:
+        (newest / "averaged.pt").unlink()
+    else:
+        (newest / part).write_bytes((newest / part).read_bytes()[:-40])
+    weights, _, _ = trained(data, checkpoint=tmp_path, **settings)
+    said = capsys.readouterr().out
+    assert f"{newest / (part or 'averaged.pt')} cannot be read" in said
+    assert f"going on from the one before, {before}" in said
+    assert same(weights, trained(data, **settings)[0])
+
+
+def test_a_changed_byte_is_damage(data, tmp_path):
     trained(data, checkpoint=tmp_path, max_seconds=0)
-    state = tmp_path / "state.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(CheckpointMismatch, match="state.pt cannot be read.*restart=true"):
+    (folder,) = tmp_path.iterdir()
+    raw = bytearray((folder / "model.pt").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "model.pt").write_bytes(raw)
+    with pytest.raises(CheckpointMismatch, match="model.pt cannot be read.*restart=true"):
         trained(data, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(data, tmp_path, monkeypatch):
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    before = newest_whole(tmp_path)[0]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained(data, checkpoint=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [before.name]
+
+
+def test_a_checkpoint_has_files_of_its_own_for_each_part(data, tmp_path):
+    trained(data, checkpoint=tmp_path, average=0.9)
+    newest = newest_whole(tmp_path)[0]
+    assert {path.name for path in newest.iterdir()} == {
+        *("model.pt", "averaged.pt", "optimizer.pt", "state.pt", "sha256.json"),
+    }
+    assert len(list(tmp_path.iterdir())) == 2  # the one before is kept
+    assert same(
+        torch.load(newest / "model.pt", weights_only=True), newest_whole(tmp_path)[1]["model"]
+    )
 
 
 def test_a_checkpoint_is_not_continued_under_other_conditions(data, tmp_path):
@@ -354,6 +459,37 @@ def test_a_checkpoint_is_not_continued_under_other_conditions(data, tmp_path):
             trained(data, checkpoint=tmp_path)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_other_conditions_can_be_allowed_and_are_said(data, tmp_path, capsys):
+    trained(data, checkpoint=tmp_path, max_seconds=0, conditions={"machine": "A"})
+    with pytest.raises(CheckpointMismatch, match="machine A, now B.*resume=any"):
+        trained(data, checkpoint=tmp_path, conditions={"machine": "B"})
+    _, _, progress = trained(
+        data, checkpoint=tmp_path, conditions={"machine": "B"}, any_conditions=True
+    )
+    assert progress.epoch == 4
+    assert "machine A, now B; it does not go on bit for bit" in capsys.readouterr().out
+
+
+def test_sgd_has_nesterovs_momentum(data):
+    """Against the formula: v <- 0.9 v + g, w <- w - rate (g + 0.9 v)."""
+    model = network(dropout=0.0).double()
+    weight, gradients = model[6].weight, []
+    weight.register_hook(lambda gradient: gradients.append(gradient.clone()))
+    start = weight.detach().clone()
+    fit(
+        model,
+        data,
+        **{**SETTINGS, "epochs": 1, "learning_rate": [[0, 0.1]]},
+        optimizer="sgd",
+        precision="fp64",
+    )
+    velocity = torch.zeros_like(start)
+    for gradient in gradients:
+        velocity = 0.9 * velocity + gradient
+        start -= 0.1 * (gradient + 0.9 * velocity)
+    torch.testing.assert_close(weight.detach(), start, rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_larger_than_the_set_is_refused(data):
@@ -370,7 +506,7 @@ def test_bf16_training_keeps_float32_weights(data):
 
 def test_device_and_precision_say_what_is_allowed():
     assert resolve_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
-    with pytest.raises(ValueError, match="auto, bf16 or fp32, not 'fp16'"):
+    with pytest.raises(ValueError, match="auto, bf16, fp32 or fp64, not 'fp16'"):
         resolve_precision("fp16", torch.device("cpu"))
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="device is auto, cpu, cuda or cuda:1, not 'gpu'"):

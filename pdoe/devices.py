@@ -1,0 +1,132 @@
+"""What a run computes on, and how: settings whose ``auto`` depends on hardware and model."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .layers import GroupConv, LiftingConv
+
+DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
+SWITCHES = ("compile", "channels_last", "deterministic", "checkpoint_activations")
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the first GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is auto, cpu, cuda or cuda:1, not {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device}: PyTorch finds no GPU here; use device=cpu or auto")
+    return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the hardware multiplies it, else fp32; fp64 is for exact tests."""
+    if precision not in ("auto", "bf16", "fp32", "fp64"):
+        raise ValueError(f"precision is auto, bf16, fp32 or fp64, not {precision!r}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "fp32"
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        names = []
+    return f"CPU {names[0]}" if names else "CPU"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is run; none of it changes more than the rounding of what it computes.
+
+    Attributes:
+        compile: ``torch.compile`` of every residual block, or of a network without blocks.
+        channels_last: the layout in which convolutions run; None: as measured for their width.
+        deterministic: the same numbers again, at the price of slower operations on a GPU.
+        checkpoint_activations: keep the inputs of the blocks alone, and compute what is in between
+            again for the backward pass: less memory, a third more time.
+    """
+
+    compile: bool
+    channels_last: bool | None
+    deterministic: bool
+    checkpoint_activations: bool
+
+    @classmethod
+    def resolve(
+        cls, asked: Mapping[str, Any], device: torch.device, model: nn.Module
+    ) -> tuple[Settings, list[str]]:
+        """The settings that ``auto`` stands for here, and a line that says what it chose.
+
+        Raises:
+            ValueError: another value than auto, true or false, or what the model cannot do.
+        """
+        for name in SWITCHES:
+            if asked[name] != "auto" and not isinstance(asked[name], bool):
+                raise ValueError(f"{name} is auto, true or false, not {asked[name]!r}")
+        gpu = device.type == "cuda"
+        blocks = len(getattr(model, "blocks", ()))
+        choices = {
+            # On a CPU it gains nothing, measured: experiments/benchmarks.
+            "compile": gpu and _can_compile_for_gpus(),
+            "channels_last": None,
+            "deterministic": True,
+            "checkpoint_activations": blocks >= DEEP,
+        }
+        chosen = {n: choices[n] if asked[n] == "auto" else asked[n] for n in SWITCHES}
+        if chosen["checkpoint_activations"] and not blocks:
+            raise ValueError(
+                f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
+                "computed again; leave it on auto or false"
+            )
+        words = {True: "yes", False: "no", None: "by width"}
+        said = [f"{n.replace('_', ' ')}: {words[v]}" for n, v in chosen.items()]
+        return cls(**chosen), said
+
+    def apply(self, model: nn.Module) -> None:
+        """Make the model run so."""
+        for module in model.modules():
+            if isinstance(module, LiftingConv | GroupConv):
+                module.channels_last = self.channels_last
+        if self.checkpoint_activations:
+            model.checkpoint_activations = True
+        if self.compile:
+            # All blocks share their code, and each width, stride and mode is a graph of its own.
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            for part in getattr(model, "blocks", None) or [model]:
+                part.compile(dynamic=False)  # the batches of a run have one shape
+
+
+def _can_compile_for_gpus() -> bool:
+    from torch.utils._triton import has_triton
+
+    return has_triton()
+
+
+def make_repeatable(device: torch.device, deterministic: bool = True) -> None:
+    """The same numbers again on a GPU, and fp32 that is float32; a CPU does so anyway."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False

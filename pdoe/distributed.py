@@ -1,0 +1,113 @@
+"""Several processes that train one model: started by ``torchrun``, joined by gloo or nccl.
+
+Every process (rank) sees the same batches in the same order and works on its own share of each.
+Without ``torchrun`` there is one rank, and nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together: ``rank`` of ``count``."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This rank's part of a batch; the parts of all ranks are disjoint and make it up."""
+        return batch[self.rank :: self.count]
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        if self.count > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def largest(self, number: int, device: torch.device) -> int:
+        """The largest of the ranks' numbers, on each of them."""
+        if self.count == 1:
+            return number
+        largest = torch.tensor(number, device=device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
+    def by_first(self, action: Callable[[], Any]) -> Any:
+        """What an action of the first rank alone gives, or raises, on each of them."""
+        if self.count == 1:
+            return action()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = action()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def of_all(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass averages gradients over the ranks.
+
+        Running statistics are those of the first rank; constants are the same on all and stay.
+        """
+        if self.count == 1:
+            return model
+        saved = model.state_dict()
+        constants = [name for name, _ in model.named_buffers() if name not in saved]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constants)
+        return DistributedDataParallel(model)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the first one's running statistics, as the next forward pass would."""
+        if self.count > 1:
+            saved = model.state_dict()
+            for name, buffer in model.named_buffers():
+                if name in saved:
+                    dist.broadcast(buffer, 0)
+
+
+def join(device: torch.device) -> tuple[Ranks, torch.device]:
+    """This process among those that ``torchrun`` started, and the device that it uses.
+
+    Waits for the others. ``cuda`` becomes the GPU of this rank.
+    """
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        return Ranks(), device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), count), device
+
+
+def leave() -> None:
+    """Let go of the other processes at the end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

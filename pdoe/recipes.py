@@ -1,0 +1,115 @@
+"""What a recipe chooses: schedule, optimiser, augmentation, averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .data import DataSet
+from .data.batches import random_crop_flip, random_quarter_turns, random_rotation
+
+AUGMENTATIONS = {
+    "none": lambda images, generator: images,
+    "rotation": random_rotation,
+    "quarter_turns": random_quarter_turns,
+    "crop_flip": random_crop_flip,
+}
+
+
+def augmentation(name: str, data: DataSet) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """What happens to a batch of training images, uint8 [B, C, H, W], before normalisation.
+
+    Crops are padded with the mean, which normalisation makes 0, as in the authors' code.
+    """
+    if name != "crop_flip":
+        return AUGMENTATIONS[name]
+    means = data.mean if isinstance(data.mean, tuple) else (data.mean,)
+    return partial(random_crop_flip, fill=tuple(256 * mean for mean in means))
+
+
+def check(
+    augment: str,
+    learning_rate: Sequence[tuple[float, float]],
+    schedule: str,
+    label_smoothing: float,
+    average: float | None,
+) -> None:
+    """Refuse with a ValueError what cannot be carried out."""
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
+    if not learning_rate or min(first for first, _ in learning_rate) > 0:
+        raise ValueError(
+            f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {learning_rate}"
+        )
+    if schedule not in ("step", "linear"):
+        raise ValueError(f"schedule is step or linear, not {schedule!r}")
+    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
+        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing!r}")
+    if average is not None and not (isinstance(average, float) and 0 < average < 1):
+        raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
+
+
+def learning_rate_at(
+    epoch: float, rates: Sequence[tuple[float, float]], schedule: str = "step"
+) -> float:
+    """The rate at an epoch, counted from 0, of pairs (epoch, rate).
+
+    Schedule "step" keeps a rate until the next pair, "linear" goes straight to it.
+    """
+    rates = sorted(rates, key=lambda pair: pair[0])  # of two pairs at an epoch the last one begins
+    begin, rate = [pair for pair in rates if pair[0] <= epoch][-1]
+    ahead = [pair for pair in rates if pair[0] > epoch]
+    if schedule == "step" or not ahead:
+        return rate
+    end, goal = ahead[0]
+    return rate + (goal - rate) * (epoch - begin) / (end - begin)
+
+
+def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
+    """Whether the test error is taken after that many epochs (from 1).
+
+    Every ``every``-th epoch, each one in the last part ``last`` of the run, and the final one.
+    """
+    return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """The exponential average of torch, of numbers that may be averaged.
+
+    Buffers of integers are index tables and counters: they are copied, while torch would average
+    and truncate them.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """L2 on the weights of convolutions and linear layers alone, none on norms and biases."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimizer:
+    """ "adam", or "sgd" with Nesterov's momentum of 0.9; L2 in the gradient for both."""
+    if name not in ("adam", "sgd"):
+        raise ValueError(f"optimizer is one of adam, sgd, not {name!r}")
+    groups = parameter_groups(model, weight_decay)
+    if name == "sgd":
+        return SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    return Adam(groups)

@@ -1,0 +1,165 @@
+"""Two ranks that train together, as `torchrun` starts them: real processes joined by gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe.cpu import Dropout
+from pdoe.data import DataSet
+from pdoe.distributed import Ranks, join, leave
+from pdoe.training import evaluate, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": [[0, 0.05], [3, 0.0]],
+    "schedule": "linear",
+    "optimizer": "sgd",
+    "weight_decay": 1e-3,
+    "average": 0.9,
+    "augment": "crop_flip",
+    "evaluate_every": 1,
+    "precision": "fp64",
+}
+
+
+def toy():
+    """Forty-three 8x8 images for training, and as many for testing: no multiple of anything."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (43, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = images[:, 0, :, :4].double().mean((1, 2)).gt(127).long()
+    return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2)
+
+
+def network(statistics: bool):
+    torch.manual_seed(0)
+    group = PointGroup(4)
+    between = [nn.BatchNorm3d(2), nn.ReLU(), Dropout(0.2)] if statistics else [nn.ReLU()]
+    return nn.Sequential(
+        LiftingConv(group, 1, 2), *between, GroupConv(group, 2, 2), nn.Flatten(), nn.Linear(512, 2)
+    ).double()
+
+
+def trained(statistics, ranks, **more):
+    model, rows = network(statistics), []
+    torch.manual_seed(ranks.rank)  # dropout of its own
+    fit(model, toy(), **SETTINGS, ranks=ranks, log=lambda row, _: rows.append(row), **more)
+    return model.state_dict(), rows
+
+
+def in_slices(ranks, folder):
+    for _ in range(40):  # 15 steps and 3 evaluations
+        model = network(True)
+        torch.manual_seed(ranks.rank)
+        progress = fit(model, toy(), **SETTINGS, ranks=ranks, checkpoint=folder, max_seconds=0)
+        if progress.epoch == 3:
+            return model.state_dict()
+    raise AssertionError("it never ends")
+
+
+def work(folder: Path) -> None:
+    """What each rank does."""
+    ranks, _ = join(torch.device("cpu"))
+    together, rows = trained(False, ranks)
+    whole, _ = trained(True, ranks)
+    sliced = in_slices(ranks, folder / "checkpoint")
+    shares = ranks.of_all(ranks.share(torch.arange(10)).tolist())
+    error = evaluate(network(False), toy(), "fp64", 9, ranks)
+    torch.save(
+        {"together": together, "rows": rows, "whole": whole, "sliced": sliced, "error": error},
+        folder / f"{ranks.rank}.pt",
+    )
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(shares))
+    leave()
+
+
+def torchrun(*command, folder, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        + [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(__file__, folder, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder
+
+
+def assert_equal(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], **tolerance)
+
+
+def test_two_ranks_train_as_one_does(of_ranks, one_thread):
+    """Without batch norm and dropout, which see a rank's own images alone."""
+    (first, second), _ = of_ranks
+    alone, rows = trained(False, Ranks())
+    for rank in (first, second):
+        assert_equal(rank["together"], alone, rtol=1e-10, atol=1e-10)
+    assert second["rows"] == []  # one rank speaks
+    for row, expected in zip(first["rows"], rows, strict=True):
+        assert {k: v for k, v in row.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in expected.items() if k != "seconds"}, rel=1e-10
+        )
+
+
+def test_the_shares_of_a_batch_are_disjoint_and_make_it_up(of_ranks):
+    shares = json.loads((of_ranks[1] / "0.json").read_text())
+    assert sorted(shares[0] + shares[1]) == list(range(10)) and len(shares[0]) == 5
+
+
+def test_evaluation_counts_every_image_once(of_ranks, one_thread):
+    (first, second), _ = of_ranks
+    assert first["error"] == second["error"] == evaluate(network(False), toy(), "fp64", 9)
+
+
+def test_ranks_that_are_interrupted_at_every_step_end_as_if_they_had_not_been(of_ranks):
+    """With running statistics and dropout: each rank has its random state back."""
+    (first, second), _ = of_ranks
+    assert_equal(first["sliced"], first["whole"], rtol=0, atol=0)
+    for name, value in first["whole"].items():
+        if "running" not in name and "num_batches" not in name:  # those are the first rank's
+            torch.testing.assert_close(second["whole"][name], value, rtol=0, atol=0)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 ranks"):
+        fit(network(False), toy(), **SETTINGS, ranks=Ranks(0, 3))
+
+
+def test_torchrun_leaves_one_run_whose_record_names_the_ranks(tmp_path):
+    command = [
+        *("train.py", "experiment=mnistrot_p4", "recipe=smoke", "data.source=embedded"),
+        *("recipe.train_images=128", "recipe.test_images=100", "tracking=disabled"),
+    ]
+    outputs = f"outputs={tmp_path}/outputs"
+    done = torchrun(*command, outputs, folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "finished" and record["ranks"] == 2
+    assert done.stdout.count("finished: test error") == 1  # one rank speaks
+    assert "2 ranks of 64 images; batch norm sees the 64 images of a rank" in done.stdout
+    again = torchrun(*command, outputs, folder=ROOT)
+    assert again.returncode == 0 and again.stdout.count("already finished") == 1
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
