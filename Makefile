@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-ROWS ?= mnistrot_pdo_p8
+ROWS ?=
+RECIPE ?=
 SEEDS ?= 0
+DATA ?= mnist_rot
 SCALE ?= full
 PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot compare benchmark clean
+.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar compare benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +22,8 @@ $(VENV)/.made: environment.yml pyproject.toml scripts/make_environment.py
 	$(PYTHON) scripts/make_environment.py $(VENV)
 	@touch $@
 
-data: env ## find, download or make MNIST-rot, and say what it is
-	$(RUN) scripts/prepare_data.py mnist_rot
+data: env ## find, download or make a data set, and say what it is: DATA=mnist_rot|cifar10|cifar100
+	$(RUN) scripts/prepare_data.py "$(DATA)"
 
 test: env ## run the tests
 	$(RUN) -m pytest
@@ -31,10 +33,14 @@ lint: env ## check style
 	$(RUN) -m ruff format --check .
 
 reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a,b SEEDS=0,1,2 SCALE=smoke
-	$(RUN) scripts/reproduce.py mnist_rot --rows "$(ROWS)" --seeds "$(SEEDS)" --scale "$(SCALE)"
+	$(RUN) scripts/reproduce.py mnist_rot --rows "$(or $(ROWS),mnistrot_pdo_p8)" --seeds "$(SEEDS)" --scale "$(SCALE)"
+
+reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the paper's 300 epochs
+	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),cifar10_pdo_p6_26,cifar10_resnet_26)" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
 
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
+	$(RUN) scripts/compare.py cifar
 
 benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
 	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"

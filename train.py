@@ -337,6 +337,13 @@ def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
     return f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}"
 
 
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a command line, for scripts: ``experiment=... group=...``."""
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        chosen = [word.split("=")[1] for word in overrides if word.startswith("experiment=")]
+        return resolved(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
+
+
 def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     """What determines the result of a run apart from seed and data, as plain values."""
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .data import DataSet, load_data
+from .data import SHAPES, DataSet, load_data
 from .groups import PointGroup
 from .models import MODELS
 from .records import digest
@@ -47,8 +47,12 @@ def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     return data.held_out(config["validation"]) if config["validation"] != 0 else data
 
 
-def build_model(config: dict[str, Any], data: DataSet) -> nn.Module:
-    """The network of a resolved configuration, for the images of ``data``."""
+def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:
+    """The network of a resolved configuration, for ``data`` or for images like its data set's."""
+    if data is None:
+        shape, classes = SHAPES[config["data"]["name"]]
+    else:
+        shape, classes = data.train_images.shape[1:], data.classes
     arguments = dict(config["model"])
     recipe = config["recipe"]
     name = arguments.pop("name")
@@ -60,7 +64,7 @@ def build_model(config: dict[str, Any], data: DataSet) -> nn.Module:
         dropout=recipe["dropout"],
         norm_eps=recipe["norm"]["eps"],
         norm_momentum=recipe["norm"]["momentum"],
-        in_channels=data.train_images.shape[1],
-        classes=data.classes,
-        image_size=data.train_images.shape[-1],
+        in_channels=shape[0],
+        classes=classes,
+        image_size=shape[-1],
     )

@@ -46,11 +46,10 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
+from pdoe.devices import device_name, resolve_device  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
 from pdoe.markdown import grid  # noqa: E402
 from pdoe.records import now, repository_state  # noqa: E402
-from pdoe.training import resolve_device  # noqa: E402
-from train import device_name  # noqa: E402
 
 COLUMNS = (
     "case", "phase", "precision", "mode", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1",

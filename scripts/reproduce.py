@@ -65,21 +65,25 @@ def main() -> None:
     parser.add_argument("--rows", required=True, help="names or patterns, comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--scale", default="full", choices=("full", "smoke"))
+    parser.add_argument("--recipe", default="", help="another recipe for all rows, cifar_short")
     arguments = parser.parse_args()
     rows = chosen_rows(arguments.rows, known_rows(arguments.table))
     seeds = chosen_seeds(arguments.seeds)
 
     smoke = arguments.scale == "smoke"
+    if smoke and arguments.recipe:
+        raise SystemExit("--scale smoke has a recipe of its own: no --recipe")
+    recipe = [f"recipe={arguments.recipe}"] if arguments.recipe else []
     trained = run(
         "train.py",
         "-m",
         f"experiment={','.join(rows)}",
         f"seed={','.join(seeds)}",
-        *(["recipe=smoke", "hydra.sweep.dir=outputs/smoke/.sweep"] if smoke else []),
+        *(["recipe=smoke", "hydra.sweep.dir=outputs/smoke/.sweep"] if smoke else recipe),
     )
-    compared = run(
-        "scripts/compare.py", arguments.table, "--scale", arguments.scale, "--rows", ",".join(rows)
-    )
+    # Rows with another recipe are lines of their own, and do not count as runs of the row.
+    asked = [] if recipe else ["--rows", ",".join(rows)]
+    compared = run("scripts/compare.py", arguments.table, "--scale", arguments.scale, *asked)
     sys.exit(trained or compared)
 
 

@@ -334,6 +334,28 @@ def test_wrong_words_on_the_command_line_are_named(launch, tmp_path, capsys, wro
     assert not records(tmp_path)
 
 
+def test_a_launcher_carries_out_the_runs_of_a_sweep_as_jobs(tmp_path, digits):
+    """The path to a cluster with jobs that are processes here; a failed one fails the sweep."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pdoe[cluster]")
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "-m", "launcher=local", *SMALL),
+        *("data.source=embedded", "model.widths=[2,2]", "model.pool_after=[1]"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDOE_DATA": str(digits)}
+    for sweep, code in (("group=p2,p4", 0), ("group=p4,p8", 1)):
+        done = subprocess.run(
+            [*command, "experiment=mnistrot_p4", sweep],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+    statuses = [record["status"] for record in records(tmp_path / "outputs").values()]
+    assert sorted(statuses) == ["failed", "finished", "finished"]
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+
+
 def killed(command, folder, how, moment):
     """Start a run, send it a signal at a moment, and return its exit code and what it said."""
     process = subprocess.Popen(

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
 from pdoe.cpu import MaxPool
-
-ROOT = Path(__file__).resolve().parents[2]
-
+from pdoe.data import SHAPES
 
 # ---- Cases --------------------------------------------------------------------------------------
 
@@ -99,22 +95,20 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
 
 
 def network(experiment: str, batch: int) -> Case:
-    """The network of an experiment file, made for images [batch, 1, 28, 28]."""
-    from hydra import compose, initialize_config_dir
+    """The network of an experiment file, made for the images of its data set."""
+    from pdoe.configuration import build_model
+    from train import composed
 
-    from train import build_model, resolved
-
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = resolved(compose("config", [f"experiment={experiment}"]), experiment)
-
-    class Images:  # what `build_model` asks of a data set
-        train_images, classes = torch.empty(1, 1, 28, 28), 10
-
-    def build() -> nn.Module:
-        return build_model(config, Images)
+    config = composed(f"experiment={experiment}")
+    shape, _ = SHAPES[config["data"]["name"]]
 
     peer = e2cnn_p8_network if experiment == "mnistrot_pdo_p8" else None
-    return Case(f"network {experiment}, batch {batch}", build, (batch, 1, 28, 28), e2cnn=peer)
+    return Case(
+        f"network {experiment}, batch {batch}",
+        lambda: build_model(config),
+        (batch, *shape),
+        e2cnn=peer,
+    )
 
 
 def exported(case: Case) -> Case:
@@ -166,6 +160,10 @@ def cases() -> list[Case]:
         network("mnistrot_p4", 128),
         network("mnistrot_pdo_p8", 128),
         network("mnistrot_pdo_p8_large", 32),
+        network("cifar10_resnet_26", 32),
+        network("cifar10_pdo_p6_26", 32),
+        network("cifar10_gcnn_p4m_44", 8),
+        network("cifar10_pdo_p8_44", 8),
     ]
     scaling = [
         part("scaling", group, fields, 16, 32)

@@ -22,6 +22,13 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
     "mnist_rot": load_mnist_rot,
 }
 
+# Images [C, H, W] and classes, for networks that are built without their data.
+SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "mnist_rot": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+}
+
 
 def load_data(
     name: str,
@@ -43,6 +50,7 @@ def load_data(
 
 __all__ = [
     "DATASETS",
+    "SHAPES",
     "DataError",
     "DataSet",
     "epoch_batches",
