@@ -7,6 +7,7 @@
 
 The same command again continues an unfinished run and skips a finished one. Exit codes: 0 finished,
 1 failed or refused, 75 interrupted (by Ctrl-C, SIGTERM or max_time): repeat the command to go on.
+Under torchrun and with a launcher, which have codes of their own, 1 for all that is not finished.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ from pdoe.devices import (
 )
 from pdoe.distributed import Ranks, join, leave
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
-from pdoe.tracking import Tracker
+from pdoe.tracking import MODES, Tracker
 from pdoe.training import Diverged, Stop, evaluate, fit
 
 ROOT = Path(__file__).resolve().parent
@@ -60,8 +64,17 @@ _stop = Stop()
 
 
 def main() -> None:
-    _main()
-    if not _statuses and {"-m", "--multirun"} & set(sys.argv) and not _launched(sys.argv):
+    before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        _main()
+    except KeyboardInterrupt:  # outside of a run
+        sys.exit(INTERRUPTED)
+    finally:
+        leave()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    launched = any(re.match(r"(hydra/)?launcher=", word) for word in sys.argv)
+    if not _statuses and {"-m", "--multirun"} & set(sys.argv) and not launched:
         sys.exit("train.py: the sweep names no run (does a glob match nothing?)")
     if set(_statuses) - {"finished", "interrupted"}:
         sys.exit(1)
@@ -69,18 +82,13 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _launched(arguments: list[str]) -> bool:
-    """Whether the runs are jobs elsewhere."""
-    return any(word.startswith("launcher=") for word in arguments)
-
-
 def _interrupt(*_: Any) -> None:
     """Ctrl-C or a polite kill: finish the step, keep the state; once more ends it at once."""
+    first, _stop.requested = not _stop.requested, True
     if not _stop.listening:
         raise KeyboardInterrupt
-    if not _stop.requested:
-        _stop.requested = True
-        print("stopping after this step; once more stops at once", flush=True)
+    if first:
+        os.write(1, b"stopping after this step; once more stops at once\n")  # print may be at work
     elif "WORLD_SIZE" not in os.environ:  # torchrun passes a signal on that the rank has got, too
         raise KeyboardInterrupt
 
@@ -89,35 +97,48 @@ def _interrupt(*_: Any) -> None:
 def _main(cfg: DictConfig) -> None:
     # A run that fails or is refused does not keep the others of a sweep from running.
     _stop.requested = False
-    before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
+    job = "submitit" in HydraConfig.get().launcher._target_  # in a process that has no `main`
+    if job:  # SIGUSR2: the time of a Slurm job is nearly over, or it is preempted
+        for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(kind, _interrupt)
     try:
         if cfg.mode not in ("train", "evaluate"):
             raise ValueError(f"mode is train or evaluate, not {cfg.mode!r}")
-        _statuses.append(run(cfg) if cfg.mode == "train" else evaluate_alone(cfg))
+        status = run(cfg) if cfg.mode == "train" else evaluate_alone(cfg)
     except (RecordError, CheckpointMismatch, DataError, ValueError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        _statuses.append("refused")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"train.py: {error}", file=sys.stderr)
+        status = "refused"
     except KeyboardInterrupt:
-        leave()
-        sys.exit(INTERRUPTED)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-    if "submitit" in HydraConfig.get().launcher._target_ and _statuses[-1] != "finished":
-        raise RuntimeError(f"the run is {_statuses[-1]}: see its record")  # told to the launcher
+        status = "interrupted"
+    _statuses.append(status)
+    if job and status != "finished":
+        raise RuntimeError(f"the run is {status}: its record says why")  # told to the launcher
+    if _stop.requested:
+        sys.exit(INTERRUPTED)  # the other runs of a sweep are not begun
+    if status not in ("finished", "interrupted") and "WORLD_SIZE" in os.environ:
+        sys.exit(1)  # the other ranks may be elsewhere: they end with this one
 
 
 def run(cfg: DictConfig) -> str:
     """Carry out one run, or go on with it, or skip it; its status."""
+    began = time.perf_counter()
     experiment = HydraConfig.get().runtime.choices.experiment or "custom"
     config = resolved(cfg, experiment)
     recipe = config["recipe"]
-    if not isinstance(cfg.restart, bool):  # it throws results away
-        raise ValueError(f"restart is true or false, not {cfg.restart!r}")
-    if cfg.resume not in ("exact", "any"):
-        raise ValueError(f"resume is exact or any, not {cfg.resume!r}")
+    for name, allowed in {
+        "restart": (True, False),  # it throws results away
+        "resume": ("exact", "any"),
+        "tracking.mode": MODES,
+        "recipe.sync_bn": (True, False),
+    }.items():
+        value = OmegaConf.select(cfg, name)
+        if not any(value is one or value == one and isinstance(one, str) for one in allowed):
+            said = " or ".join(str(one).lower() for one in allowed)
+            raise ValueError(f"{name} is {said}, not {value!r}")
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
+    Settings.check(cfg)
     overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
     max_seconds = seconds(cfg.max_time)
     ranks, device = join(resolve_device(cfg.device))
@@ -127,13 +148,32 @@ def run(cfg: DictConfig) -> str:
     say(f"\n{row}, seed {cfg.seed}: {folder.path}")
 
     make_repeatable(device, cfg.deterministic in ("auto", True))
-    data = configured_data(config["data"], cfg.data.root).to(device)
+    held: list[DataSet] = []
+    ranks.by_first(lambda: held.append(configured_data(config["data"], cfg.data.root)))
+    if not held:  # the first rank has downloaded and spoken
+        with redirect_stdout(None):
+            held.append(configured_data(config["data"], cfg.data.root))
+    data = held[0].to(device)
+    problem: Exception | None = None
+    try:
+        torch.manual_seed(cfg.seed)
+        model = build_model(config, data).to(device)
+        if config["precision"] == "fp64":
+            model.double()
+        settings, chosen = Settings.resolve(cfg, device, model)
+        if recipe["sync_bn"]:
+            model = synchronised(model, device)
+        settings.apply(model)
+    except Exception as error:
+        if cfg.restart:  # before anything is thrown away
+            raise ValueError(str(error)) from error
+        problem = error
     hardware = {
         "device": device_name(device),
         "precision": config["precision"],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **({"ranks": ranks.count} if ranks.count > 1 else {}),
+        "ranks": ranks.count,
     }
 
     def begin() -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -154,6 +194,11 @@ def run(cfg: DictConfig) -> str:
             folder=folder.path,
         )
         if record["status"] != "finished":
+            if record["epochs"] and not folder.checkpoint.exists():
+                raise RecordError(
+                    f"{folder.path} has a record of {record['epochs']} epochs but no checkpoint to "
+                    "go on from: bring it back, or begin anew with restart=true"
+                )
             folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
             folder.write_result(record)
         return before, record
@@ -180,19 +225,10 @@ def run(cfg: DictConfig) -> str:
         folder.write_result(record)
         tracker.log(metrics)
 
-    stopped = False
     try:
-        torch.manual_seed(cfg.seed)
-        model = build_model(config, data).to(device)
-        if config["precision"] == "fp64":
-            model.double()
+        if problem is not None:
+            raise problem
         record["parameters"] = sum(p.numel() for p in model.parameters())
-        settings, chosen = Settings.resolve(cfg, device, model)
-        settings.apply(model)
-        if recipe["sync_bn"]:
-            model = synchronised(model, device)
-        if ranks.count > 1:
-            torch.manual_seed(cfg.seed + 1_000_003 * ranks.rank)  # dropout of its own
         count = len(data.train_images[: recipe["train_images"]])
         say(
             f"{recipe['epochs']} epochs on {count:,} images ({data.provenance}), "
@@ -201,7 +237,9 @@ def run(cfg: DictConfig) -> str:
         )
         say("; ".join(chosen))
         if ranks.count > 1:
-            say(said_of_ranks(model, ranks, recipe))
+            torch.manual_seed(cfg.seed + 1_000_003 * ranks.rank)  # dropout of its own
+            record["shared"] = said_of_ranks(model, ranks, recipe)
+            say(record["shared"])
         progress = fit(
             model,
             data,
@@ -221,9 +259,17 @@ def run(cfg: DictConfig) -> str:
             seed=cfg.seed,
             precision=config["precision"],
             checkpoint=folder.checkpoint,
-            conditions={"machine": record["device"], "compile": settings.compile},
+            conditions={
+                "machine": device_name(device),
+                "torch": str(torch.__version__),  # a plain text, or the state would not load
+                "compile": settings.compile,
+                "channels_last": settings.channels_last,
+                "configuration": record["config_hash"],
+                "seed": cfg.seed,
+                "data": data.sha256[:12],
+            },
             any_conditions=cfg.resume == "any",
-            max_seconds=max_seconds,
+            max_seconds=max_seconds and max(0.0, max_seconds - (time.perf_counter() - began)),
             stop=_stop,
             ranks=ranks,
             log=log,
@@ -235,7 +281,7 @@ def run(cfg: DictConfig) -> str:
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
         else:
-            record["reason"], stopped = "stopped by a signal", True
+            record["reason"] = "stopped by a signal"
     except KeyboardInterrupt:
         record["reason"] = "stopped by a signal"
         raise
@@ -244,21 +290,23 @@ def run(cfg: DictConfig) -> str:
         raise
     except Diverged as error:
         record.update(status="diverged", reason=str(error))
-    except OSError as error:  # a full disk: what was written stays, and the run can go on
-        record["reason"] = f"{type(error).__name__}: {error}"
     except Exception as error:
-        record.update(status="failed", reason=f"{type(error).__name__}: {error}")
-        if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
-            traceback.print_exc()
+        record.update(reason=f"{type(error).__name__}: {error}")
+        # On a full disk what was written stays, and the run can go on.
+        if not (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EIO)):
+            record.update(status="failed")
+            if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
+                traceback.print_exc()
     finally:
         if record is not before:
             record["ended"] = now()
             say(closing_line(record, folder))
-        if ranks.first:
-            folder.write_result(record)
+        try:
+            if ranks.first:
+                folder.write_result(record)
+        except OSError as error:
+            say(f"{folder.path}/result.json is as it was: {error}")
         tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
-    if stopped:  # the other runs of a sweep are not begun
-        raise KeyboardInterrupt
     return record["status"]
 
 
@@ -287,37 +335,42 @@ def evaluate_alone(cfg: DictConfig) -> str:
     """Print the test error of weights that are there: a run, a checkpoint, an exported network.
 
     A run and its files are tested on their own data with their own network; a file of weights
-    elsewhere on what the command line chooses.
+    elsewhere on what the command line chooses. Of several ranks the first one does it.
     """
+    if os.environ.get("RANK", "0") != "0":
+        return "finished"
     if cfg.checkpoint is None:
         raise ValueError("mode=evaluate needs checkpoint=: a run folder, a checkpoint or a file")
-    path = Path(cfg.checkpoint)
+    path = Path(str(cfg.checkpoint))
     if not path.exists():
         raise ValueError(f"checkpoint={path} does not exist")
+    device = resolve_device(cfg.device)
+    precision = resolve_precision(cfg.precision, device)
+    make_repeatable(device)
     folder = next((p for p in (path, *path.parents[:3]) if (p / "config.yaml").is_file()), None)
     if folder is not None:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        config = configuration_in(RunFolder(folder))
+        if config is None or not {"data", "model", "group", "recipe"} <= set(config):
+            raise ValueError(f"{folder / 'config.yaml'} is not the configuration of a run")
     elif path.is_dir():
         raise ValueError(f"{path} is no run folder, and lies in none: it lacks config.yaml")
     else:
         config = resolved(cfg, HydraConfig.get().runtime.choices.experiment or "custom")
-    device = resolve_device(cfg.device)
-    precision = resolve_precision(cfg.precision, device)
-    make_repeatable(device)
     data = configured_data(config["data"], cfg.data.root).to(device)
     if path.suffix == ".pt2":
-        program = torch.export.load(path).module()
-        program.eval = lambda: program  # it is in evaluation mode for good, and refuses the call
-        model = program
+        try:
+            model = torch.export.load(path).module()
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
+        program = model
+        model.eval = lambda: program  # it is in evaluation mode for good, and refuses the call
     else:
         model = build_model(config, data)
         try:
             model.load_state_dict(weights_at(path))
         except RuntimeError as error:
-            names = str(error).splitlines()
-            raise ValueError(
-                f"{path} holds the weights of another network: {names[-1].strip()}"
-            ) from None
+            problem = str(error).splitlines()[-1].strip()
+            raise ValueError(f"{path} holds the weights of another network: {problem}") from None
     model = model.to(device, torch.float64 if precision == "fp64" else None)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error = evaluate(model, data, precision, count)

@@ -1,9 +1,10 @@
 """The state that a run goes on from, bit for bit, and the weights that it leaves.
 
-``<run>/checkpoint/step=00001234/`` holds ``model.pt``, ``averaged.pt`` (if weights are averaged),
-``optimizer.pt``, ``state.pt`` and ``sha256.json``, the sums of the others. A checkpoint is written
-beside its place and renamed, and the one before it is kept, so that there is always a whole one.
-All files load with ``weights_only=True``.
+``<run>/checkpoint/epoch=0003,step=000120/`` (completed epochs, steps of the next one) holds
+``model.pt``, ``averaged.pt`` (if weights are averaged), ``optimizer.pt``, ``state.pt`` and
+``sha256.json``, the sums of the others. A checkpoint is written beside its place and renamed, and
+the one before it is kept, so that there is always a whole one. All files load with
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +29,11 @@ from .files import write_whole
 
 KEPT = 2  # the newest and the one before
 SUMS = "sha256.json"
+# Conditions that a run may leave without being another run, if not bit for bit.
+HARDWARE = (
+    *("device", "machine", "torch", "precision", "threads", "ranks", "compile", "channels_last"),
+)
+NAME = re.compile(r"epoch=\d{4,},step=\d{6,}")
 
 
 class CheckpointMismatch(Exception):
@@ -79,7 +86,6 @@ def save(
     position: Position,
     conditions: Mapping[str, Any],
     progress: Progress,
-    steps_per_epoch: int,
     ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
 ) -> None:
     """Write all that a run goes on from; every rank calls it, and the first one writes.
@@ -106,15 +112,15 @@ def save(
     }
     if averaged is not None:
         parts["averaged"] = averaged.state_dict()
-    step = progress.epoch * steps_per_epoch + progress.step
-    ranks.by_first(lambda: _write(folder / f"step={step:08}", parts))
+    name = f"epoch={progress.epoch:04},step={progress.step:06}"
+    ranks.by_first(lambda: _write(folder / name, parts))
 
 
 def _write(path: Path, parts: Mapping[str, Any]) -> None:
-    """Beside its place, then renamed; the checkpoints that are not to be kept go."""
+    """Beside its place, then renamed; what is older than the one before goes, and what is newer."""
     folder = path.parent
-    beside, replaced = folder / f".{path.name}.part", folder / f".{path.name}.replaced"
-    for left in folder.glob(".step=*"):  # by a process that was killed
+    beside = folder / f".{path.name}.part"
+    for left in folder.glob(".epoch=*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
@@ -122,17 +128,24 @@ def _write(path: Path, parts: Mapping[str, Any]) -> None:
             write_whole(beside / f"{name}.pt", lambda file, c=content: torch.save(c, file))
         sums = {f"{name}.pt": _sha256(beside / f"{name}.pt") for name in parts}
         write_whole(beside / SUMS, json.dumps(sums, indent=2) + "\n")
-        if path.exists():  # the state after the last step of an epoch, evaluated meanwhile
-            os.rename(path, replaced)
+        # Newer ones are damaged: the run went on from before them. One of the same name is damaged,
+        # or holds the same state.
+        for damaged in _newest_first(folder):
+            if damaged.name > path.name or (damaged == path and not _is_whole(path)):
+                shutil.rmtree(damaged)
+        if not path.exists():
             os.rename(beside, path)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(beside, path)
-    except BaseException:
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
     for old in _newest_first(folder)[KEPT:]:
         shutil.rmtree(old)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(read(path))
+    except CheckpointMismatch:
+        return False
 
 
 def load(
@@ -152,19 +165,34 @@ def load(
         CheckpointMismatch: none is whole, or it was made under other conditions (unless
             ``any_conditions``, which is said).
     """
-    path = ranks.by_first(lambda: (newest_whole(folder) or [None])[0])
+    held: list[dict[str, Any]] = []
+
+    def choose() -> Path | None:
+        found = newest_whole(folder)
+        if found is None:
+            if (folder / "state.pt").exists():
+                raise CheckpointMismatch(
+                    f"{folder / 'state.pt'} was written by an earlier version, and only that can "
+                    "go on with it; begin anew with restart=true"
+                )
+            return None
+        held.append(found[1])
+        return found[0]
+
+    path = ranks.by_first(choose)
     if path is None:
         return None
-    parts = read(path)
+    parts = held[0] if held else read(path)
     state = parts["state"]
     had = {name: state["conditions"].get(name) for name in conditions}
     other = [name for name in conditions if had[name] != conditions[name]]
     differ = ", ".join(f"{name} {had[name]}, now {conditions[name]}" for name in other)
     same_ranks = len(state["ranks"]) == ranks.count
-    if other and not (any_conditions and "average" not in other):
+    if other and not (any_conditions and set(other) <= set(HARDWARE)):
+        remedy = "go on all the same with resume=any, " if set(other) <= set(HARDWARE) else ""
         raise CheckpointMismatch(
             f"{path} was made with {differ}: it would not go on bit for bit; run it under the same "
-            "conditions, go on all the same with resume=any, or begin anew with restart=true"
+            f"conditions, {remedy}or begin anew with restart=true"
         )
     if other and ranks.first:
         print(f"resume=any: {path} was made with {differ}; it does not go on bit for bit")
@@ -173,13 +201,14 @@ def load(
         averaged.load_state_dict(parts["averaged"])
     optimizer.load_state_dict(parts["optimizer"])
     progress = Progress(**state["progress"])
-    if same_ranks:
-        own = state["ranks"][ranks.rank]
-    else:  # the epoch goes on with what the first rank drew and summed up
-        own = state["ranks"][0] if ranks.first else {**state["ranks"][0], "sums": [0.0, 0.0]}
-    torch.set_rng_state(own["random"])
-    if own["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own["random_cuda"])
+    own = state["ranks"][ranks.rank % len(state["ranks"])]
+    if not same_ranks:  # the epoch goes on with the sums of all, and dropout draws anew
+        total = [sum(numbers) for numbers in zip(*(r["sums"] for r in state["ranks"]), strict=True)]
+        own = {**own, "sums": total if ranks.first else [0.0, 0.0]}
+    if same_ranks or ranks.first:
+        torch.set_rng_state(own["random"])
+        if own["random_cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["random_cuda"])
     return progress, Position(state["order"], state["generator"], own["sums"])
 
 
@@ -212,8 +241,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         sums = json.loads((path / SUMS).read_text(encoding="utf-8"))
-        if not {"model.pt", "optimizer.pt", "state.pt"} <= set(sums):
-            raise ValueError("it names too few files")
+        if not isinstance(sums, dict) or not {"model.pt", "optimizer.pt", "state.pt"} <= set(sums):
+            raise ValueError("it does not name the files of a checkpoint")
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointMismatch(f"{path / SUMS} cannot be read ({error})") from None
     parts = {}
@@ -248,12 +277,12 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
             raise CheckpointMismatch(f"{path} cannot be read ({type(error).__name__})") from None
-        if not isinstance(weights, dict):
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
             raise CheckpointMismatch(f"{path} holds a {type(weights).__name__}, not named weights")
         return tested_weights(
             {"averaged": weights} if "n_averaged" in weights else {"model": weights}
         )
-    if path.name.startswith("step="):
+    if NAME.fullmatch(path.name):
         return tested_weights(read(path))
     found = newest_whole(path / "checkpoint") or newest_whole(path)
     if found is None:
@@ -262,7 +291,8 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step=*"), reverse=True)
+    ours = [path for path in folder.glob("epoch=*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(ours, reverse=True)
 
 
 def _sha256(path: Path) -> str:

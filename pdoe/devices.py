@@ -22,12 +22,13 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` is the first GPU where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device is auto, cpu, cuda or cuda:1, not {device!r}") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
+        raise ValueError(f"device is auto, cpu, cuda or cuda:1, not {device!r}")
+    chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device}: PyTorch finds no GPU here; use device=cpu or auto")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device}: {torch.cuda.device_count()} GPUs are here, from cuda:0")
     return chosen
 
 
@@ -56,11 +57,12 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network is run; none of it changes more than the rounding of what it computes.
+    """How a network is run; none of it changes more than rounding, and what dropout draws.
 
     Attributes:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
-        channels_last: the layout in which convolutions run; None: as measured for their width.
+        channels_last: the layout in which convolutions run; None: on a CPU as measured for their
+            width, contiguous on a GPU, where nothing has been measured.
         deterministic: the same numbers again, at the price of slower operations on a GPU.
         checkpoint_activations: keep the inputs of the blocks alone, and compute what is in between
             again for the backward pass: less memory, a third more time.
@@ -71,6 +73,13 @@ class Settings:
     deterministic: bool
     checkpoint_activations: bool
 
+    @staticmethod
+    def check(asked: Mapping[str, Any]) -> None:
+        """Refuse with a ValueError another value than auto, true or false."""
+        for name in SWITCHES:
+            if asked[name] != "auto" and not isinstance(asked[name], bool):
+                raise ValueError(f"{name} is auto, true or false, not {asked[name]!r}")
+
     @classmethod
     def resolve(
         cls, asked: Mapping[str, Any], device: torch.device, model: nn.Module
@@ -80,9 +89,7 @@ class Settings:
         Raises:
             ValueError: another value than auto, true or false, or what the model cannot do.
         """
-        for name in SWITCHES:
-            if asked[name] != "auto" and not isinstance(asked[name], bool):
-                raise ValueError(f"{name} is auto, true or false, not {asked[name]!r}")
+        cls.check(asked)
         gpu = device.type == "cuda"
         blocks = len(getattr(model, "blocks", ()))
         choices = {
@@ -98,7 +105,7 @@ class Settings:
                 f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
                 "computed again; leave it on auto or false"
             )
-        words = {True: "yes", False: "no", None: "by width"}
+        words = {True: "yes", False: "no", None: "no" if gpu else "by width"}
         said = [f"{n.replace('_', ' ')}: {words[v]}" for n, v in chosen.items()]
         return cls(**chosen), said
 

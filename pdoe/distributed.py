@@ -80,7 +80,11 @@ class Ranks:
         saved = model.state_dict()
         constants = [name for name, _ in model.named_buffers() if name not in saved]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constants)
-        return DistributedDataParallel(model)
+        # With this argument gradients stay in the buckets that they have first. Else they are
+        # sorted anew after a step, and sums of three ranks and more are rounded in another order:
+        # a run that goes on would differ from one that was not interrupted. The line that PyTorch
+        # logs about it is the price.
+        return DistributedDataParallel(model, find_unused_parameters=True)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's running statistics, as the next forward pass would."""
@@ -95,13 +99,22 @@ def join(device: torch.device) -> tuple[Ranks, torch.device]:
     """This process among those that ``torchrun`` started, and the device that it uses.
 
     Waits for the others. ``cuda`` becomes the GPU of this rank.
+
+    Raises:
+        ValueError: there are fewer GPUs than ranks on this machine.
     """
     count = int(os.environ.get("WORLD_SIZE", 1))
+    if device.type == "cuda":
+        index = device.index or 0 if count == 1 else int(os.environ["LOCAL_RANK"])
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"{torch.cuda.device_count()} GPUs are here, which is too few for GPU {index} "
+                "(counted from 0) of a rank of its own"
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)  # whose random state is saved
     if count == 1:
         return Ranks(), device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), count), device

@@ -67,7 +67,7 @@ def new_record(
     Args:
         config: what determines the result apart from seed and data.
         data: name, provenance and sha256.
-        hardware: device, precision, threads and torch.
+        hardware: device, precision, threads, torch and ranks.
         code: a folder in the repository whose commit is recorded.
         before, config_before: record and configuration that an earlier run left in ``folder``.
 
@@ -100,11 +100,16 @@ def new_record(
         "reason": "killed, or still running",
     }
     if before is None:
+        if config_before is not None and digest(config_before) != config_hash:
+            raise RecordError(
+                f"{folder} holds a run of another configuration, whose record is lost: "
+                f"{'; '.join(_differences(config_before, config))}; {_WAYS_OUT.format(folder)}"
+            )
         return record
     damaged = [
         key
         for key, value in record.items()
-        if key != "reason"
+        if key not in ("reason", "ranks")  # came later than the first runs
         and (key not in before or (isinstance(value, str) and not isinstance(before[key], str)))
     ]
     if not isinstance(before.get("data"), dict) or set(data) - set(before["data"]):
@@ -125,15 +130,20 @@ def new_record(
         )
     if before["status"] == "finished":
         return dict(before)
-    commits = before["commit"].split("+")
     return {
         **before,
         **hardware,
         "status": record["status"],
-        "commit": "+".join(commits if commit in commits else [*commits, commit]),
+        **{key: _joined(before[key], record[key]) for key in ("commit", "device")},
         "dirty": dirty or before["dirty"],
         "reason": record["reason"],
     }
+
+
+def _joined(had: str, has: str) -> str:
+    """All the values that parts of a run had."""
+    parts = had.split("+")
+    return had if has in parts else "+".join([*parts, has])
 
 
 def _differences(had: Mapping[str, Any], has: Mapping[str, Any], name: str = "") -> list[str]:
@@ -236,4 +246,5 @@ class RunFolder:
         """Throw away what an earlier run left, its tracking files apart."""
         for name in ("result.json", "metrics.jsonl", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        if self.checkpoint.exists():
+            shutil.rmtree(self.checkpoint)

@@ -67,7 +67,8 @@ def evaluate(
     own, truths = ranks.share(images), ranks.share(labels)
     size = 100 if device.type == "cpu" else 2000  # on a CPU the maps of a batch stay in its cache
     wrong = torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, -(-len(images) // ranks.count), size):  # as often on every rank
+    most = -(-len(images) // ranks.count)  # of a rank: each of them takes part as often
+    for start in range(0, most, size):
         batch, truth = own[start : start + size], truths[start : start + size]
         if len(batch):
             if start and len(batch) < size:  # one shape, for a compiled network
@@ -75,7 +76,7 @@ def evaluate(
             with autocast(device, precision):
                 logits = model(to_input(batch, data.mean, data.std, dtype))
             wrong += (logits[: len(truth)].argmax(1) != truth).sum()
-        if stopped():
+        if start + size < most and stopped():
             return None
     return 100 * ranks.total(wrong).item() / len(images)
 
@@ -209,7 +210,7 @@ def fit(
         progress.seconds = time.perf_counter() - started
         if checkpoint is not None:
             position.generator = generator.get_state()
-            save(checkpoint, model, averaged, optimize, position, must_be, progress, steps, ranks)
+            save(checkpoint, model, averaged, optimize, position, must_be, progress, ranks)
         saved = time.perf_counter()
 
     def reason_to_stop(ahead: float = 0.0) -> str | None:
@@ -320,8 +321,7 @@ def fit(
                 "seconds": round(training_seconds + evaluated, 3),
             }
             # In this order: an epoch logged but not saved is repeated, and none is ever missing.
-            if ranks.first:
-                log(row, progress)
+            ranks.by_first(lambda row=row: log(row, progress))
             position = Position(generator.get_state(), generator.get_state())
             write()
             if ranks.first:

@@ -1,9 +1,11 @@
-"""Two ranks that train together, as `torchrun` starts them: real processes joined by gloo."""
+"""Ranks that train together, as `torchrun` starts them: real processes joined by gloo."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from pdoe.training import evaluate, fit
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "epochs": 3,
-    "batch_size": 8,
+    "batch_size": 9,
     "learning_rate": [[0, 0.05], [3, 0.0]],
     "schedule": "linear",
     "optimizer": "sgd",
@@ -72,7 +74,7 @@ def work(folder: Path) -> None:
     whole, _ = trained(True, ranks)
     sliced = in_slices(ranks, folder / "checkpoint")
     shares = ranks.of_all(ranks.share(torch.arange(10)).tolist())
-    error = evaluate(network(False), toy(), "fp64", 9, ranks)
+    error = evaluate(network(False), toy(), "fp64", 11, ranks)
     torch.save(
         {"together": together, "rows": rows, "whole": whole, "sliced": sliced, "error": error},
         folder / f"{ranks.rank}.pt",
@@ -81,24 +83,31 @@ def work(folder: Path) -> None:
     leave()
 
 
-def torchrun(*command, folder, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        + [str(word) for word in command],
+def torchrun(*command, folder, ranks):
+    process = subprocess.Popen(
+        [*(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}")]
+        + ["--standalone", *(str(word) for word in command)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        start_new_session=True,
     )
+    try:
+        output, errors = process.communicate(timeout=300)
+    finally:  # ranks that wait for each other would outlive a test that fails
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun(__file__, folder, folder=folder)
+    done = torchrun(__file__, folder, folder=folder, ranks=3)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder
+    return [torch.load(folder / f"{rank}.pt") for rank in range(3)], folder
 
 
 def assert_equal(a, b, **tolerance):
@@ -107,13 +116,13 @@ def assert_equal(a, b, **tolerance):
         torch.testing.assert_close(value, b[name], **tolerance)
 
 
-def test_two_ranks_train_as_one_does(of_ranks, one_thread):
+def test_ranks_train_as_one_does(of_ranks, one_thread):
     """Without batch norm and dropout, which see a rank's own images alone."""
-    (first, second), _ = of_ranks
+    (first, *others), _ = of_ranks
     alone, rows = trained(False, Ranks())
-    for rank in (first, second):
+    for rank in (first, *others):
         assert_equal(rank["together"], alone, rtol=1e-10, atol=1e-10)
-    assert second["rows"] == []  # one rank speaks
+    assert [rank["rows"] for rank in others] == [[], []]  # one rank speaks
     for row, expected in zip(first["rows"], rows, strict=True):
         assert {k: v for k, v in row.items() if k != "seconds"} == pytest.approx(
             {k: v for k, v in expected.items() if k != "seconds"}, rel=1e-10
@@ -122,26 +131,27 @@ def test_two_ranks_train_as_one_does(of_ranks, one_thread):
 
 def test_the_shares_of_a_batch_are_disjoint_and_make_it_up(of_ranks):
     shares = json.loads((of_ranks[1] / "0.json").read_text())
-    assert sorted(shares[0] + shares[1]) == list(range(10)) and len(shares[0]) == 5
+    assert sorted(sum(shares, [])) == list(range(10)) and len(shares[0]) == 4
 
 
 def test_evaluation_counts_every_image_once(of_ranks, one_thread):
-    (first, second), _ = of_ranks
-    assert first["error"] == second["error"] == evaluate(network(False), toy(), "fp64", 9)
+    alone = evaluate(network(False), toy(), "fp64", 11)
+    assert [rank["error"] for rank in of_ranks[0]] == [alone] * 3
 
 
 def test_ranks_that_are_interrupted_at_every_step_end_as_if_they_had_not_been(of_ranks):
     """With running statistics and dropout: each rank has its random state back."""
-    (first, second), _ = of_ranks
+    (first, *others), _ = of_ranks
     assert_equal(first["sliced"], first["whole"], rtol=0, atol=0)
     for name, value in first["whole"].items():
         if "running" not in name and "num_batches" not in name:  # those are the first rank's
-            torch.testing.assert_close(second["whole"][name], value, rtol=0, atol=0)
+            for rank in others:
+                torch.testing.assert_close(rank["whole"][name], value, rtol=0, atol=0)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 ranks"):
-        fit(network(False), toy(), **SETTINGS, ranks=Ranks(0, 3))
+    with pytest.raises(ValueError, match="a batch of 9 cannot be shared evenly by 2 ranks"):
+        fit(network(False), toy(), **SETTINGS, ranks=Ranks(0, 2))
 
 
 def test_torchrun_leaves_one_run_whose_record_names_the_ranks(tmp_path):
@@ -150,14 +160,17 @@ def test_torchrun_leaves_one_run_whose_record_names_the_ranks(tmp_path):
         *("recipe.train_images=128", "recipe.test_images=100", "tracking=disabled"),
     ]
     outputs = f"outputs={tmp_path}/outputs"
-    done = torchrun(*command, outputs, folder=ROOT)
+    done = torchrun(*command, outputs, folder=ROOT, ranks=2)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "outputs").rglob("result.json")
     record = json.loads(path.read_text())
     assert record["status"] == "finished" and record["ranks"] == 2
+    assert record["shared"].startswith(
+        "2 ranks of 64 images; batch norm sees the 64 images of a rank"
+    )
     assert done.stdout.count("finished: test error") == 1  # one rank speaks
     assert "2 ranks of 64 images; batch norm sees the 64 images of a rank" in done.stdout
-    again = torchrun(*command, outputs, folder=ROOT)
+    again = torchrun(*command, outputs, folder=ROOT, ranks=2)
     assert again.returncode == 0 and again.stdout.count("already finished") == 1
 
 

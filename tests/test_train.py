@@ -4,6 +4,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def records(folder):
 
 def newest(folder):
     """The newest checkpoint of a run."""
-    return max((folder / "checkpoint").glob("step=*"))
+    return max((folder / "checkpoint").glob("epoch=*"))
 
 
 SETTING = "data.source=embedded,recipe.test_images=100,recipe.train_images=128"
@@ -93,6 +94,7 @@ def test_a_run_leaves_a_whole_record_and_the_same_command_skips_it(launch, tmp_p
         "precision",
         "threads",
         "torch",
+        "ranks",
         "commit",
         "dirty",
         "data",
@@ -211,7 +213,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_where_there_is_room(
 ):
     arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
     assert launch(*arguments, "max_time=00:00:00") == 75
-    (before,) = (tmp_path / "outputs").rglob("step=*")
+    (before,) = (tmp_path / "outputs").rglob("epoch=*")
     save = torch.save
 
     def full(*_):
@@ -249,6 +251,8 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
         "null": "needs checkpoint=",
         "nowhere": "does not exist",
         str(tmp_path): "lacks config.yaml",
+        str(ROOT / "configs"): "is not the configuration of a run",
+        "5": "5 does not exist",
     }.items():
         assert launch("mode=evaluate", f"checkpoint={wrong}") == 1
         assert said in capsys.readouterr().err
@@ -273,6 +277,42 @@ def test_a_run_that_cannot_go_on_here_keeps_its_record(launch, tmp_path, capsys)
     assert f"made with threads {threads}, now {threads + 1}" in capsys.readouterr().err
     assert path.read_bytes() == before
     assert launch(*arguments) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ("compile=maybe", "compile is auto, true or false, not 'maybe'"),
+        ("checkpoint_activations=true", "PlainCNN has no blocks"),
+        ("tracking.mode=loud", "tracking.mode is auto or online or offline or disabled"),
+        ("recipe.sync_bn=maybe", "recipe.sync_bn is true or false"),
+        ("resume=sometimes", "resume is exact or any"),
+    ],
+)
+def test_a_wrong_word_does_not_throw_a_finished_run_away(launch, tmp_path, capsys, wrong, said):
+    assert launch("experiment=mnistrot_p4", "precision=fp64") == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    before = path.read_bytes()
+    assert launch("experiment=mnistrot_p4", "precision=fp64", "restart=true", wrong) == 1
+    assert said in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_record_without_its_checkpoint_is_not_overwritten(launch, tmp_path, capsys):
+    arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
+    assert launch(*arguments, "max_time=00:00:00") == 75
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    shutil.move(path.parent / "checkpoint", tmp_path / "elsewhere")
+    before = path.read_bytes()
+    assert launch(*arguments) == 1
+    assert "record of 1 epochs but no checkpoint" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    shutil.move(tmp_path / "elsewhere", path.parent / "checkpoint")
+    path.unlink()  # now the record is lost: the configuration and the checkpoint are known
+    other = path.parent / "config.yaml"
+    other.write_text(other.read_text().replace("epochs: 3", "epochs: 4"))
+    assert launch(*arguments) == 1
+    assert "recipe.epochs 4, now 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["no", "maybe", "1"])
@@ -405,7 +445,7 @@ def assert_as_if_nothing_had_happened(launch, folder, whole):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_stop_finishes_its_step(launch, tmp_path, how, uninterrupted):
     def running():
-        return list((tmp_path / "outputs").rglob("step=*"))
+        return list((tmp_path / "outputs").rglob("epoch=*"))
 
     said, code = killed(COMMAND, tmp_path, how, running)
     (record,) = records(tmp_path / "outputs").values()
@@ -422,10 +462,10 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
     """SIGKILL a random time after the first checkpoint of each attempt, in writing or wherever."""
     luck = random.Random(0)
     for attempt in range(4):
-        had, wait = {path.name for path in tmp_path.rglob("step=*")}, luck.uniform(0, 0.5)
+        had, wait = {path.name for path in tmp_path.rglob("epoch=*")}, luck.uniform(0, 0.5)
 
         def later(had=had, wait=wait):
-            if {path.name for path in tmp_path.rglob("step=*")} - had:
+            if {path.name for path in tmp_path.rglob("epoch=*")} - had:
                 time.sleep(wait)
                 return True
             return False

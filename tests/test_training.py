@@ -15,6 +15,7 @@ from pdoe.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
 from pdoe.devices import resolve_device, resolve_precision
+from pdoe.distributed import Ranks
 from pdoe.models import PlainCNN
 from pdoe.recipes import is_evaluated, learning_rate_at, moving_average, parameter_groups
 from pdoe.training import Diverged, Stop, evaluate, fit
@@ -401,7 +402,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(data, tmp_
     settings = {"average": 0.9}
     in_slices(data, tmp_path, range(8), **settings)
     before, newest = sorted(tmp_path.iterdir())
-    assert (before.name, newest.name) == ("step=00000007", "step=00000008")
+    assert (before.name, newest.name) == ("epoch=0001,step=000002", "epoch=0001,step=000003")
     if part is None:
         (newest / "averaged.pt").unlink()
     else:
@@ -411,6 +412,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(data, tmp_
     assert f"{newest / (part or 'averaged.pt')} cannot be read" in said
     assert f"going on from the one before, {before}" in said
     assert same(weights, trained(data, **settings)[0])
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(data, tmp_path):
+    in_slices(data, tmp_path, range(8))
+    (max(tmp_path.iterdir()) / "model.pt").write_bytes(b"")
+    in_slices(data, tmp_path, range(1))
+    assert [checkpoints.read(path)["state"]["progress"]["step"] for path in tmp_path.iterdir()]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_only_looks_like_a_checkpoint_is_left_alone(data, tmp_path):
+    (tmp_path / "epoch=0009,step=000001.zip").write_bytes(b"")
+    (tmp_path / "epoch=0009,step=000001.bak").mkdir()
+    trained(data, checkpoint=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_state_of_an_earlier_version_is_not_passed_over(data, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"")
+    with pytest.raises(CheckpointMismatch, match="state.pt was written by an earlier version"):
+        trained(data, checkpoint=tmp_path)
+
+
+def test_an_evaluation_that_is_over_counts_whatever_is_asked_then(data, tmp_path):
+    """One batch of images: there is nothing left to stop."""
+    assert evaluate(network().eval(), data, "fp32", None, Ranks(), lambda: True) is not None
 
 
 def test_a_changed_byte_is_damage(data, tmp_path):
@@ -465,6 +492,8 @@ def test_other_conditions_can_be_allowed_and_are_said(data, tmp_path, capsys):
     trained(data, checkpoint=tmp_path, max_seconds=0, conditions={"machine": "A"})
     with pytest.raises(CheckpointMismatch, match="machine A, now B.*resume=any"):
         trained(data, checkpoint=tmp_path, conditions={"machine": "B"})
+    with pytest.raises(CheckpointMismatch, match="seed None, now 1"):  # another run altogether
+        trained(data, checkpoint=tmp_path, conditions={"seed": 1}, any_conditions=True)
     _, _, progress = trained(
         data, checkpoint=tmp_path, conditions={"machine": "B"}, any_conditions=True
     )
