@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Group, arguments, and parameters with 10 and with 100 classes.
 THOUSAND = dict(depth=1001, plain_widths=[64, 128, 256], stem=16, block="bottleneck")
-WIDE = dict(depth=26, plain_widths=[160, 320, 640], stem=16)
+WIDE = dict(depth=28, plain_widths=[160, 320, 640], stem=16)
 G_44, G_26 = (dict(depth=44, widths=[11, 23, 45]), dict(depth=26, widths=[25, 50, 100]))
 ROWS = {
     "resnet_26": ("p1", dict(depth=26), 369_498, 375_348),
@@ -436,7 +436,8 @@ def test_copies_pickles_and_loaded_states_compute_the_same(name):
     "wrong, message",
     [
         ({"depth": 27}, "6n \\+ 2"),
-        ({"depth": 28}, "shortcuts are not counted"),
+        ({"depth": 29}, "6n \\+ 4 if shortcuts are counted"),
+        ({"depth": 4}, "6n \\+ 2"),
         ({"depth": 2}, "6n \\+ 2"),
         ({"depth": -4}, "6n \\+ 2"),
         ({"depth": 8.0}, "6n \\+ 2"),

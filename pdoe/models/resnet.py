@@ -37,9 +37,10 @@ class ResNet(nn.Module):
 
     Args:
         group: the point group G.
-        depth: 6n + 2 with ``basic`` and 9n + 2 with ``bottleneck`` blocks: the stem, the
-            convolutions of the blocks and the linear layer. Wide ResNets count three shortcuts in
-            place of the linear layer, 6n + 4: WRN-28-10 has depth 26 here.
+        depth: 6n + 2 with ``basic`` and 9n + 2 with ``bottleneck`` blocks, n to a stage: the stem,
+            the convolutions of the blocks and the linear layer. 6n + 4 and 9n + 4 are taken, too:
+            Wide ResNets count three shortcuts in place of the linear layer, so that WRN-28-10 is
+            the same network as depth 26.
         widths: channels of the stages, per orientation; None: as many as keep the number of
             parameters of a plain network, ``plain_widths`` / :math:`\sqrt{|G|}`, rounded, at
             least 1.
@@ -272,10 +273,10 @@ def _blocks_per_stage(depth: int, block: str) -> int:
     if block not in CONVOLUTIONS:
         raise ValueError(f"block is 'basic' or 'bottleneck', not {block!r}")
     layers = 3 * CONVOLUTIONS[block]
-    if not isinstance(depth, int) or depth <= 2 or (depth - 2) % layers:
+    if not isinstance(depth, int) or depth < layers or (depth - 2) % layers not in (0, 2):
         raise ValueError(
-            f"a network of {block} blocks has depth {layers}n + 2 with n of at least 1, such as "
-            f"{4 * layers + 2}, not {depth!r}; shortcuts are not counted"
+            f"a network of {block} blocks has depth {layers}n + 2, or {layers}n + 4 if shortcuts "
+            f"are counted, with n of at least 1, such as {4 * layers + 2}, not {depth!r}"
         )
     return (depth - 2) // layers
 
