@@ -126,19 +126,7 @@ def run(cfg: DictConfig) -> str:
     experiment = HydraConfig.get().runtime.choices.experiment or "custom"
     config = resolved(cfg, experiment)
     recipe = config["recipe"]
-    for name, allowed in {
-        "restart": (True, False),  # it throws results away
-        "resume": ("exact", "any"),
-        "tracking.mode": MODES,
-        "recipe.sync_bn": (True, False),
-    }.items():
-        value = OmegaConf.select(cfg, name)
-        if not any(value is one or value == one and isinstance(one, str) for one in allowed):
-            said = " or ".join(str(one).lower() for one in allowed)
-            raise ValueError(f"{name} is {said}, not {value!r}")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
-    Settings.check(cfg)
+    check_words(cfg)
     overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
     max_seconds = seconds(cfg.max_time)
     ranks, device = join(resolve_device(cfg.device))
@@ -148,12 +136,7 @@ def run(cfg: DictConfig) -> str:
     say(f"\n{row}, seed {cfg.seed}: {folder.path}")
 
     make_repeatable(device, cfg.deterministic in ("auto", True))
-    held: list[DataSet] = []
-    ranks.by_first(lambda: held.append(configured_data(config["data"], cfg.data.root)))
-    if not held:  # the first rank has downloaded and spoken
-        with redirect_stdout(None):
-            held.append(configured_data(config["data"], cfg.data.root))
-    data = held[0].to(device)
+    data = shared_data(config, cfg.data.root, ranks).to(device)
     problem: Exception | None = None
     try:
         torch.manual_seed(cfg.seed)
@@ -308,6 +291,33 @@ def run(cfg: DictConfig) -> str:
             say(f"{folder.path}/result.json is as it was: {error}")
         tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
     return record["status"]
+
+
+def check_words(cfg: DictConfig) -> None:
+    """Refuse with a ValueError what no run can be told, before anything is done."""
+    for name, allowed in {
+        "restart": (True, False),  # it throws results away
+        "resume": ("exact", "any"),
+        "tracking.mode": MODES,
+        "recipe.sync_bn": (True, False),
+    }.items():
+        value = OmegaConf.select(cfg, name)
+        if not any(value is one or value == one and isinstance(one, str) for one in allowed):
+            said = " or ".join(str(one).lower() for one in allowed)
+            raise ValueError(f"{name} is {said}, not {value!r}")
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
+    Settings.check(cfg)
+
+
+def shared_data(config: dict[str, Any], root: str | None, ranks: Ranks) -> DataSet:
+    """The data of a run; the first rank downloads and speaks, the others read after it."""
+    held: list[DataSet] = []
+    ranks.by_first(lambda: held.append(configured_data(config["data"], root)))
+    if not held:
+        with redirect_stdout(None):
+            held.append(configured_data(config["data"], root))
+    return held[0]
 
 
 def _nothing(line: str) -> None:
