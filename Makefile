@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 ROWS ?=
+CIFAR_ROWS := cifar10_pdo_p6_26,cifar10_resnet_26
 RECIPE ?=
 SEEDS ?= 0
 DATA ?= mnist_rot
@@ -36,7 +37,7 @@ reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a
 	$(RUN) scripts/reproduce.py mnist_rot --rows "$(or $(ROWS),mnistrot_pdo_p8)" --seeds "$(SEEDS)" --scale "$(SCALE)"
 
 reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the paper's 300 epochs
-	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),cifar10_pdo_p6_26,cifar10_resnet_26)" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
+	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),$(CIFAR_ROWS))" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
 
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
