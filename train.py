@@ -327,9 +327,11 @@ def _nothing(line: str) -> None:
 def said_of_ranks(model: torch.nn.Module, ranks: Ranks, recipe: dict[str, Any]) -> str:
     """What several ranks change of the recipe."""
     own = recipe["batch_size"] // ranks.count
-    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.SyncBatchNorm)
-    norms = [module for module in model.modules() if isinstance(module, kinds)]
-    local = any(not isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    local = any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        and not isinstance(module, torch.nn.SyncBatchNorm)
+        for module in model.modules()
+    )
     seen = f"; batch norm sees the {own} images of a rank" if local else ""
     return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"
 
@@ -372,8 +374,7 @@ def evaluate_alone(cfg: DictConfig) -> str:
             model = torch.export.load(path).module()
         except Exception as error:  # torch raises many kinds for a damaged file
             raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
-        program = model
-        model.eval = lambda: program  # it is in evaluation mode for good, and refuses the call
+        model.eval = lambda: None  # it is in evaluation mode for good, and refuses the call
     else:
         model = build_model(config, data)
         try:

@@ -30,9 +30,9 @@ from .files import write_whole
 KEPT = 2  # the newest and the one before
 SUMS = "sha256.json"
 # Conditions that a run may leave without being another run, if not bit for bit.
-HARDWARE = (
-    *("device", "machine", "torch", "precision", "threads", "ranks", "compile", "channels_last"),
-)
+HARDWARE = {
+    "device", "machine", "torch", "precision", "threads", "ranks", "compile", "channels_last",
+}  # fmt: skip
 NAME = re.compile(r"epoch=\d{4,},step=\d{6,}")
 
 
@@ -188,8 +188,8 @@ def load(
     other = [name for name in conditions if had[name] != conditions[name]]
     differ = ", ".join(f"{name} {had[name]}, now {conditions[name]}" for name in other)
     same_ranks = len(state["ranks"]) == ranks.count
-    if other and not (any_conditions and set(other) <= set(HARDWARE)):
-        remedy = "go on all the same with resume=any, " if set(other) <= set(HARDWARE) else ""
+    if other and not (any_conditions and set(other) <= HARDWARE):
+        remedy = "go on all the same with resume=any, " if set(other) <= HARDWARE else ""
         raise CheckpointMismatch(
             f"{path} was made with {differ}: it would not go on bit for bit; run it under the same "
             f"conditions, {remedy}or begin anew with restart=true"

@@ -106,7 +106,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimizer:
-    """ "adam", or "sgd" with Nesterov's momentum of 0.9; L2 in the gradient for both."""
+    """Adam, or SGD ("sgd") with Nesterov's momentum of 0.9; L2 in the gradient for both."""
     if name not in ("adam", "sgd"):
         raise ValueError(f"optimizer is one of adam, sgd, not {name!r}")
     groups = parameter_groups(model, weight_decay)

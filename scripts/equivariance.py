@@ -57,16 +57,13 @@ def report(*overrides: str) -> EquivarianceReport:
 def table(pattern: str) -> str:
     """The Markdown of all experiments that the pattern matches whose group has several elements."""
     names = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
-    chosen = [
-        name
-        for name in names
-        if fnmatchcase(name, pattern) and composed(f"experiment={name}")["group"]["name"] != "p1"
-    ]
+    matching = {n: composed(f"experiment={n}") for n in names if fnmatchcase(n, pattern)}
+    chosen = {n: config for n, config in matching.items() if config["group"]["name"] != "p1"}
     if not chosen:
         raise ValueError(f"no experiment with a group matches {pattern!r}; there are: {names}")
     lines = []
-    for name in chosen:
-        residual = composed(f"experiment={name}")["model"]["name"] == "resnet"
+    for name, config in chosen.items():
+        residual = config["model"]["name"] == "resnet"
         for variant, overrides in VARIANTS.items():
             if residual or not overrides:
                 print(f"{name}, {variant}", file=sys.stderr, flush=True)

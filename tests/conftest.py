@@ -1,5 +1,9 @@
 """What the theorem tests share: the group's action, pixel by pixel, from the matrices alone."""
 
+import http.server
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +21,29 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def http_folder(monkeypatch):
+    """A folder served over HTTP, and its address; a path with `cut` in it breaks off half-way."""
+    Path("served").mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory="served")
+
+        def log_message(self, *arguments):
+            pass
+
+        def copyfile(self, source, outputfile):
+            raw = source.read()
+            outputfile.write(raw[: len(raw) // 2] if "cut" in self.path else raw)
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield Path("served"), f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
 
 
 def index_of(matrix, matrices):

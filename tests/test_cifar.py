@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import os
 import pickle
@@ -11,7 +10,6 @@ import runpy
 import struct
 import sys
 import tarfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -360,27 +358,11 @@ def test_a_file_that_may_not_be_read_is_one_clear_error(tiny, monkeypatch):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """A folder served over HTTP, and its address; a path with `cut` in it breaks off half-way."""
-    Path("served").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory="served")
-
-        def log_message(self, *arguments):
-            pass
-
-        def copyfile(self, source, outputfile):
-            raw = source.read()
-            outputfile.write(raw[: len(raw) // 2] if "cut" in self.path else raw)
-
+def server(http_folder, monkeypatch):
+    """A folder served over HTTP, and its address without the last slash."""
     monkeypatch.setattr(files, "download", real_download)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield Path("served"), f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    folder, address = http_folder
+    return folder, address.rstrip("/")
 
 
 def from_mirrors(tiny: Tiny, mirrors: Sequence[str], monkeypatch) -> None:

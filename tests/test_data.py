@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import io
 import math
 import os
 import runpy
 import subprocess
 import sys
-import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -458,24 +456,11 @@ def test_unknown_names_and_sources_say_what_is_allowed():
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(http_folder, monkeypatch):
     """A folder served over HTTP, and its address."""
-    Path("served").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory="served")
-
-        def log_message(self, *arguments):
-            pass
-
     for module in (amat, idx):
         monkeypatch.setattr(module, "download", real_download)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield Path("served"), f"http://127.0.0.1:{running.server_port}/"
-        running.shutdown()
+    return http_folder
 
 
 def test_the_original_is_downloaded_and_kept(tiny_original, server, monkeypatch):
