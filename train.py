@@ -12,7 +12,6 @@ Under torchrun and with a launcher, which have codes of their own, 1 for all tha
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
@@ -30,11 +29,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pdoe import equivariance_error
-from pdoe.checkpoints import CheckpointMismatch, Progress, weights_at
+from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file, weights_at
 from pdoe.configuration import build_model, configured_data, hashed
 from pdoe.data import DataError, DataSet
-from pdoe.data.batches import to_input
 from pdoe.devices import (
     SWITCHES,
     Settings,
@@ -43,7 +40,9 @@ from pdoe.devices import (
     resolve_device,
     resolve_precision,
 )
+from pdoe.diagnostics import diagnose, measured_equivariance, turned_filters
 from pdoe.distributed import Ranks, join, leave
+from pdoe.manifest import continued, environment, note_progress
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import MODES, Tracker
 from pdoe.training import Diverged, Stop, evaluate, fit
@@ -138,15 +137,9 @@ def run(cfg: DictConfig) -> str:
     make_repeatable(device, cfg.deterministic in ("auto", True))
     data = shared_data(config, cfg.data.root, ranks).to(device)
     problem: Exception | None = None
+    chosen: list[str] = []
     try:
-        torch.manual_seed(cfg.seed)
-        model = build_model(config, data).to(device)
-        if config["precision"] == "fp64":
-            model.double()
-        settings, chosen = Settings.resolve(cfg, device, model)
-        if recipe["sync_bn"]:
-            model = synchronised(model, device)
-        settings.apply(model)
+        model, settings, chosen = built(cfg, config, data, device)
     except Exception as error:
         if cfg.restart:  # before anything is thrown away
             raise ValueError(str(error)) from error
@@ -158,6 +151,7 @@ def run(cfg: DictConfig) -> str:
         "torch": torch.__version__,
         "ranks": ranks.count,
     }
+    here = environment(device, ROOT, hardware | dict(line.split(": ") for line in chosen))
 
     def begin() -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """The record that was there, and the one of this run."""
@@ -182,6 +176,8 @@ def run(cfg: DictConfig) -> str:
                     f"{folder.path} has a record of {record['epochs']} epochs but no checkpoint to "
                     "go on from: bring it back, or begin anew with restart=true"
                 )
+            known = record.get("manifest")
+            record["manifest"] = continued(known, here, config, now(), record["epochs"])
             folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
             folder.write_result(record)
         return before, record
@@ -199,15 +195,18 @@ def run(cfg: DictConfig) -> str:
         name=f"{row}, seed {cfg.seed}",
         group=row,
         tags=[data.name, config["group"]["name"], data.provenance, recipe["scale"]],
-        config={**config, **{key: record[key] for key in ("seed", "commit", "dirty", "data")}},
+        config={**config, "seed": cfg.seed, "manifest": record["manifest"]},
+        record=record,
     )
 
     def log(metrics: dict[str, Any], progress: Progress) -> None:
         folder.append_metrics(metrics)
         record.update(progress_fields(progress), ended=now())
+        note_progress(record["manifest"], record["ended"], progress.epoch)
         folder.write_result(record)
         tracker.log(metrics)
 
+    mirrored: dict[str, Any] = {}
     try:
         if problem is not None:
             raise problem
@@ -226,19 +225,7 @@ def run(cfg: DictConfig) -> str:
         progress = fit(
             model,
             data,
-            epochs=recipe["epochs"],
-            batch_size=recipe["batch_size"],
-            learning_rate=recipe["learning_rate"],
-            optimizer=recipe["optimizer"],
-            schedule=recipe["schedule"],
-            weight_decay=recipe["weight_decay"],
-            label_smoothing=recipe["label_smoothing"],
-            average=recipe["average"],
-            augment=recipe["augment"],
-            evaluate_every=recipe["evaluate"]["every"],
-            evaluate_last=recipe["evaluate"]["last"],
-            train_images=recipe["train_images"],
-            test_images=recipe["test_images"],
+            **of_recipe(recipe),
             seed=cfg.seed,
             precision=config["precision"],
             checkpoint=folder.checkpoint,
@@ -260,6 +247,8 @@ def run(cfg: DictConfig) -> str:
         record.update(progress_fields(progress))
         if progress.epoch == recipe["epochs"]:
             record["equivariance_error"] = measured_equivariance(model, data)
+            if ranks.first:
+                mirrored = closing_measurements(model, data, config, folder, progress)
             record.update(status="finished", reason=None)
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
@@ -283,14 +272,53 @@ def run(cfg: DictConfig) -> str:
     finally:
         if record is not before:
             record["ended"] = now()
+            note_progress(record["manifest"], record["ended"], record["epochs"])
             say(closing_line(record, folder))
         try:
             if ranks.first:
                 folder.write_result(record)
         except OSError as error:
             say(f"{folder.path}/result.json is as it was: {error}")
-        tracker.finish(record, failed=record["status"] in ("failed", "diverged"))
+        tracker.finish(record, failed=record["status"] in ("failed", "diverged"), **mirrored)
     return record["status"]
+
+
+def built(
+    cfg: DictConfig, config: dict[str, Any], data: DataSet, device: torch.device
+) -> tuple[torch.nn.Module, Settings, list[str]]:
+    """The network as it is to be run, and lines that say how."""
+    torch.manual_seed(cfg.seed)
+    model = build_model(config, data).to(device)
+    if config["precision"] == "fp64":
+        model.double()
+    settings, chosen = Settings.resolve(cfg, device, model)
+    if config["recipe"]["sync_bn"]:
+        model = synchronised(model, device)
+    settings.apply(model)
+    return model, settings, chosen
+
+
+def of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe tells :func:`fit`."""
+    names = ("epochs", "batch_size", "learning_rate", "optimizer", "schedule", "weight_decay")
+    names += ("label_smoothing", "average", "augment", "train_images", "test_images")
+    evaluated = {f"evaluate_{name}": value for name, value in recipe["evaluate"].items()}
+    return {name: recipe[name] for name in names} | evaluated
+
+
+def closing_measurements(
+    model: torch.nn.Module,
+    data: DataSet,
+    config: dict[str, Any],
+    folder: RunFolder,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure the finished network once more, write it down, and say what W&B is to mirror."""
+    test_images = config["recipe"]["test_images"]
+    found = diagnose(model, data, config["precision"], test_images, progress.confusion)
+    folder.write_diagnostics(found)
+    weights = tested_file(folder.checkpoint)
+    return {"diagnostics": found, "filters": turned_filters(model), "weights": weights}
 
 
 def check_words(cfg: DictConfig) -> None:
@@ -446,20 +474,6 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)
     return [o for o in needed if o != "recipe=smoke"]
-
-
-def measured_equivariance(model: torch.nn.Module, data: DataSet) -> dict[str, float | None]:
-    """Largest relative error over the elements that keep the grid, on 16 test images, float32.
-
-    None where it is not a finite number: a network that maps everything to 0 has none.
-    """
-    model.eval()
-    x = to_input(data.test_images[:16], data.mean, data.std, next(model.parameters()).dtype)
-    errors = {}
-    for name, part in {"trunk": model.trunk, "logits": model}.items():
-        largest = max(equivariance_error(part, model.group, x).values())
-        errors[name] = largest if math.isfinite(largest) else None
-    return errors
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Progress:
     training_seconds: float = 0.0  # of the complete epochs
     epoch_seconds: float = 0.0  # of the one after them
     evaluation_seconds: float | None = None
+    confusion: list[list[int]] | None = None  # of the last evaluation: true class, taken for
     stopped: str | None = None
 
     @property
@@ -268,6 +269,14 @@ def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         return parts["model"]
     module = "module."
     return {k.removeprefix(module): v for k, v in averaged.items() if k.startswith(module)}
+
+
+def tested_file(folder: Path) -> Path | None:
+    """The file of the weights that the newest checkpoint was tested with; None where none is."""
+    for path in _newest_first(folder)[:1]:
+        averaged = path / "averaged.pt"
+        return averaged if averaged.exists() else path / "model.pt"
+    return None
 
 
 def weights_at(path: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from .runs import TableError
-from .tables import EMBEDDED_TEST_IMAGES, Line, Summary
+from .tables import EMBEDDED_TEST_IMAGES, Contrast, Line, Summary, contrasts
 
 NONE = "–"
 SMOKE = """\
@@ -50,6 +50,18 @@ NOTES = """\
   1,000 digits, so its true half width is larger.
 - Best epoch: the authors' protocol, the best epoch **selected on the test set**. Not compared.
 """
+DIFFERENCES = (
+    "rows", "difference, paired by seed", "Welch's t (degrees of freedom)", "p", "p, Holm",
+)  # fmt: skip
+CONTRASTS = """\
+- Difference: first minus second, mean with its 95 % t-interval over the seeds that both have. A
+  seed fixes the order of the images and the initial weights; the interval says nothing about
+  another draw of test images, on which both rows would move together.
+- Welch's test compares the means over all seeds of either row, not paired. Holm's correction is
+  over all lines of this table: where its p is below 0.05, the order of two rows is hardly chance.
+- Compared are rows with the same overrides, group and model apart, on the same data.
+"""
+MACHINES = "- `†`: its runs were made on several kinds of machine, or numbers of ranks.\n"
 DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
 ANOTHER = """\
 - `↳ configuration`: runs of the same row before its configuration changed, or at another precision;
@@ -142,6 +154,21 @@ def measured_cells(line: Line) -> list[str]:
     ]
 
 
+def contrast_cells(pair: Contrast) -> list[str]:
+    """One line of the table of differences."""
+    names = " − ".join(
+        f"`{line.paper.row}` {named(line)}".strip() for line in (pair.first, pair.second)
+    )
+    paired, welch = pair.paired, pair.welch
+    return [
+        names,
+        f"{paired.mean:+.3f} ± {paired.half_width:.3f} (n = {paired.n})" if paired else NONE,
+        f"{welch.t:.2f} ({welch.degrees:.1f})" if welch else NONE,
+        f"{welch.p:.2g}" if welch else NONE,
+        f"{pair.p_holm:.2g}" if welch else NONE,
+    ]
+
+
 def render(name: str, lines: Sequence[Line], scale: str, rule: bool = True) -> str:
     """The whole of table.md; without the rule of verdicts where nothing can be compared."""
     parts = [f"# {name}: the published table and ours\n"]
@@ -150,10 +177,15 @@ def render(name: str, lines: Sequence[Line], scale: str, rule: bool = True) -> s
     parts.append(grid(RESULTS, map(result_cells, lines)))
     dirty = any(run["dirty"] for line in lines for run in line.runs)
     another = any(line.another for line in lines)
+    machines = any(len(line.machines) > 1 for line in lines)
     notes = NOTES.format(embedded=EMBEDDED_TEST_IMAGES)
-    parts.append(notes + ANOTHER * another + DIRTY * dirty)
+    parts.append(notes + ANOTHER * another + DIRTY * dirty + MACHINES * machines)
     if rule:
         parts.append(RULE)
+    if pairs := contrasts(lines):
+        parts.append("## Differences between rows\n")
+        parts.append(grid(DIFFERENCES, map(contrast_cells, pairs)))
+        parts.append(CONTRASTS)
     if measured := [line for line in lines if line.runs]:
         parts.append("## How these were measured\n")
         parts.append(grid(RUNS, map(measured_cells, measured)))

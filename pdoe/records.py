@@ -1,4 +1,4 @@
-"""What a run leaves behind: config.yaml, metrics.jsonl, result.json and a checkpoint folder.
+"""What a run leaves behind: config.yaml, metrics.jsonl, result.json, checkpoints, diagnostics.json.
 
 Run folders carry no time stamps, so that running a command again finds the run it started:
 ``<outputs>/<experiment>/<overrides if any>/seed=<seed>``, below ``<outputs>/<scale>`` for every
@@ -216,6 +216,9 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
+    def write_diagnostics(self, found: Mapping[str, Any]) -> None:
+        write_whole(self.path / "diagnostics.json", json.dumps(found) + "\n")
+
     def write_config(self, text: str) -> None:
         write_whole(self.path / "config.yaml", text)
 
@@ -244,7 +247,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Throw away what an earlier run left, its tracking files apart."""
-        for name in ("result.json", "metrics.jsonl", "config.yaml"):
+        for name in ("result.json", "metrics.jsonl", "diagnostics.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
         if self.checkpoint.exists():
             shutil.rmtree(self.checkpoint)

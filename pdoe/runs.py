@@ -1,6 +1,6 @@
 """The lines of runs.csv: where they come from, what they must hold, how they are kept.
 
-A run is a flat row of text cells, whatever its source (:func:`read_folders`, :func:`read_csv`), and
+A run is a flat row of text cells, whatever its source (run folders, W&B, runs.csv), and
 :func:`parse` is the one gate that every source passes. Errors are in per cent, times in seconds.
 What is damaged is named and left out, never guessed; what would have to be overwritten unread
 raises :class:`TableError`. Nothing here imports torch.
@@ -12,10 +12,15 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from .details import made, of_folder
 
 # The columns of runs.csv and what they hold; "?" may be empty even in a finished run.
 FIELDS = {
@@ -29,6 +34,7 @@ FIELDS = {
     "started": "text?", "ended": "text?",
 }  # fmt: skip
 STATUSES = ("finished", "interrupted", "failed", "diverged")
+WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-\w+")
 LIMIT = 1e15  # no time, count or error is larger; sums of what is smaller stay finite
 ALWAYS = ("run_id", "experiment", "seed", "status")  # without these even a failed run is nameless
 WHEN_FINISHED = tuple(name for name, kind in FIELDS.items() if not kind.endswith("?"))
@@ -66,6 +72,8 @@ def from_record(record: object) -> Run:
         raise ValueError(f"holds a {type(record).__name__}, expected an object of fields")
     flat: dict[str, object] = {}
     for name, value in record.items():
+        if name == "manifest":  # kept in a file of its own
+            continue
         if value is None:  # a run may fail before its "data" is known
             nested = [f.removeprefix(f"{name}.") for f in FIELDS if f.startswith(f"{name}.")]
             value = dict.fromkeys(nested) or None
@@ -90,7 +98,9 @@ def cell(name: str, value: object) -> str:
 
 def one_line(text: str) -> str:
     """Printable text without line breaks: a run is a line, whatever its failure message holds."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def parse(cells: dict[str, str]) -> Run:
@@ -129,35 +139,77 @@ def value_of(text: str, kind: str) -> str | int | float | bool | None:
 # ---- Sources ------------------------------------------------------------------------------------
 
 
-def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Run], list[str]]:
-    """Every ``result.json`` below root, and a line for each that cannot be used.
+@dataclass(frozen=True)
+class Found:
+    """A run, where it was found, and what gives its details (see :mod:`pdoe.details`)."""
 
-    Folders named in ``skip`` are not entered. Of identical copies of a run one is used; of
-    different records under one run_id none is, since nothing says which is true.
+    run: Run
+    where: str
+    details: Callable[[], dict[str, Any]]
+    mirrored: bool = False  # by W&B: the run's own record, where there is one, is the true one
+
+
+def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Found], list[Path], list[str]]:
+    """Every ``result.json`` below root, the W&B folders beside them, and what cannot be used.
+
+    Folders named in ``skip`` are not entered, and what W&B has inside of a folder with a record is
+    left out: the record is there.
     """
-    found: dict[str, list[tuple[Path, Run]]] = {}
-    problems = []
+    found, mirrors, problems = [], [], []
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(set(subfolders) - set(skip))
         path = Path(folder, "result.json")
-        if path.name in files:
+        recorded = path.name in files
+        leave = {*skip, "checkpoint", *(["wandb"] if recorded else [])}
+        of_wandb = [name for name in sorted(subfolders) if WANDB_RUN.fullmatch(name)]
+        mirrors += [Path(folder, name) for name in of_wandb]
+        subfolders[:] = sorted(set(subfolders) - leave - set(of_wandb))
+        if recorded:
             try:
-                run = from_record(json.loads(path.read_bytes()))
-                found.setdefault(run["run_id"], []).append((path, run))
+                record = json.loads(path.read_bytes())
+                run = from_record(record)
+                details = partial(of_folder, path.parent, record.get("manifest"))
+                found.append(Found(run, str(path), details))
             except (OSError, ValueError, RecursionError) as error:
                 problems.append(f"{path}: skipped: {one_line(str(error))}")
-        elif Path(folder).name.startswith("seed="):
+        elif Path(folder).name.startswith("seed=") and "wandb" not in subfolders:
             problems.append(f"{folder}: no result.json: still running, or ended before its record")
-    runs = []
-    for run_id, places in found.items():
-        paths = ", ".join(str(path) for path, _ in places[1:])
-        if all(run.cells == places[0][1].cells for _, run in places):
-            runs.append(places[0][1])
-            if paths:
-                problems.append(f"{paths}: skipped: same run {run_id} as {places[0][0]}")
+    return found, mirrors, problems
+
+
+def from_mirror(
+    where: str, record: dict[str, Any], rows: list[dict[str, Any]], diagnostics: object
+) -> Found:
+    """A run as W&B has it; ValueError as :func:`from_record`."""
+    run = from_record(record)
+    return Found(run, where, partial(made, rows, diagnostics, record.get("manifest")), True)
+
+
+def distinct(found: Iterable[Found]) -> tuple[list[Found], list[str]]:
+    """Each run once.
+
+    Of identical copies one is used; of different records under one run_id none is, since nothing
+    says which is true. A run's own record goes before its mirror, which may be older.
+    """
+    places: dict[str, list[Found]] = {}
+    for one in found:
+        places.setdefault(one.run["run_id"], []).append(one)
+    kept, problems = [], []
+    for run_id, copies in places.items():
+        own = [one for one in copies if not one.mirrored] or copies
+        first, *others = own
+        names = ", ".join(one.where for one in others)
+        if all(one.run.cells == first.run.cells for one in others):
+            kept.append(first)
+            if others:
+                problems.append(f"{names}: skipped: same run {run_id} as {first.where}")
         else:
-            problems.append(f"{places[0][0]}, {paths}: skipped: different runs named {run_id}")
-    return runs, problems
+            problems.append(f"{first.where}, {names}: skipped: different runs named {run_id}")
+        problems += [
+            f"{one.where}: skipped: {first.where} is the record of the same run {run_id}"
+            for one in copies
+            if one not in own
+        ]
+    return kept, problems
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ Errors and everything derived from them are in per cent. How a table looks: :mod
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 
@@ -20,6 +21,8 @@ PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published n
 EMBEDDED_TEST_IMAGES = 10_000
 # The end of a provenance whose test images are training images that were held out.
 HELD_OUT = re.compile(r", (\d+) held out$")
+# Overrides that choose the network, wherever they stand among the others.
+NETWORK = re.compile(r"(?:^|,)(?:group|model[\w.]*)=(?:\[[^\]]*\]|[^,])*")
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 
@@ -27,29 +30,18 @@ PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 # ---- Statistics ---------------------------------------------------------------------------------
 
 
-def t_quantile(degrees: int, coverage: float = 0.95) -> float:
-    """The t with P(-t < T < t) = coverage, T of Student's law with that many degrees of freedom.
+def student(name: str, *numbers: float) -> float:
+    """A function of Student's law in scipy.special, which is loaded where it is needed."""
+    try:
+        from scipy import special
+    except ImportError:
+        raise TableError("several seeds of a row need scipy: pip install '.[report]'") from None
+    return float(getattr(special, name)(*numbers))
 
-    Bisection of the finite series for an integer number of degrees (Abramowitz and Stegun, 26.7.3
-    and 26.7.4) in the angle arctan(t / sqrt(degrees)); exact to rounding.
-    """
-    if degrees < 1 or not 0 < coverage < 1:
-        raise ValueError(f"expected degrees >= 1 and 0 < coverage < 1: {degrees}, {coverage}")
 
-    def covered(angle: float) -> float:
-        odd = degrees % 2
-        term = math.cos(angle) if odd else 1.0
-        total = term if degrees > 1 else 0.0
-        for k in range(2 + odd, degrees - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        total *= math.sin(angle)
-        return (angle + total) * 2 / math.pi if odd else total
-
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if covered(middle) < coverage else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
+def t_quantile(degrees: float, coverage: float = 0.95) -> float:
+    """The t with P(-t < T < t) = coverage, T of Student's law with that many degrees of freedom."""
+    return student("stdtrit", degrees, (1 + coverage) / 2)
 
 
 def sampling_variance(error: float, images: int) -> float:
@@ -79,6 +71,34 @@ class Summary:
             return f"{self.mean:.3f} (n = 1)"
         span = f"{self.low:.3f} to {self.high:.3f}"
         return f"{self.mean:.3f} ± {self.std:.3f} (n = {self.n}; {span})"
+
+
+@dataclass(frozen=True)
+class Welch:
+    """Welch's test of equal means, variances unknown and different (Biometrika 34, 1947)."""
+
+    t: float
+    degrees: float
+    p: float
+
+    @classmethod
+    def of(cls, first: Summary, second: Summary) -> Welch | None:
+        """Two-sided; None without a spread of both, or where neither has any."""
+        if not first.std and not second.std or None in (first.std, second.std):
+            return None
+        a, b = (one.std**2 / one.n for one in (first, second))
+        degrees = (a + b) ** 2 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
+        t = (first.mean - second.mean) / math.sqrt(a + b)
+        return cls(t, degrees, 2 * student("stdtr", degrees, -abs(t)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's p-values (Scand. J. Statist. 6, 1979): of all below 0.05, none false with 95 %."""
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 # ---- Lines of a table ---------------------------------------------------------------------------
@@ -180,8 +200,54 @@ class Line:
         return noted(word, [data, few])
 
     @property
+    def machines(self) -> set[str]:
+        """What its finished runs were made on."""
+        ranks = (run.cells.get("ranks") for run in self.finished)
+        return {f"{r['device']}, {n or 1}" for r, n in zip(self.finished, ranks, strict=True)}
+
+    @property
     def marks(self) -> str:
-        return "\\*" if any(run["dirty"] for run in self.finished) else ""
+        dirty = "\\*" if any(run["dirty"] for run in self.finished) else ""
+        return dirty + ("†" if len(self.machines) > 1 else "")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference of two lines on the same images.
+
+    Attributes:
+        paired: of the errors with the same seeds, which drew the same order of the same images;
+            None with fewer than two.
+        welch: of all their seeds; ``p_holm`` is its p, corrected for all contrasts of the table.
+    """
+
+    first: Line
+    second: Line
+    paired: Summary | None
+    welch: Welch | None
+    p_holm: float | None = None
+
+
+def contrasts(lines: Sequence[Line]) -> list[Contrast]:
+    """All pairs of lines that were made alike: what differs is row, group or model.
+
+    On the same data, with the same other overrides, at full scale, with two seeds or more; a
+    configuration that a row no longer has is left out.
+    """
+    alike: dict[tuple, list[Line]] = {}
+    for line in lines:
+        if line.scale == "full" and not line.another and line.ours and line.ours.n > 1:
+            key = NETWORK.sub("", line.overrides).strip(","), line.finished[0]["data.sha256"]
+            alike.setdefault(key, []).append(line)
+    pairs = []
+    for first, second in itertools.chain(*(itertools.combinations(x, 2) for x in alike.values())):
+        ours, theirs = ({r["seed"]: r["test_error"] for r in x.finished} for x in (first, second))
+        differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        paired = Summary.of(differences) if len(differences) > 1 else None
+        pairs.append(Contrast(first, second, paired, Welch.of(first.ours, second.ours)))
+    tested = [pair for pair in pairs if pair.welch]
+    corrected = iter(holm([pair.welch.p for pair in tested]))
+    return [replace(pair, p_holm=next(corrected)) if pair.welch else pair for pair in pairs]
 
 
 def noted(word: str, notes: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ class Tracker:
         group: str,
         tags: list[str],
         config: Mapping[str, Any],
+        record: Mapping[str, Any] | None = None,
     ):
         if mode not in MODES:
             raise ValueError(f"tracking.mode is one of {', '.join(MODES)}, not {mode!r}")
@@ -90,7 +91,7 @@ class Tracker:
             except Exception as error:
                 self._lose(error)
 
-    def finish(self, result: Mapping[str, Any], failed: bool) -> None:
+    def finish(self, result: Mapping[str, Any], failed: bool, **more: Any) -> None:
         """The final numbers, as plain ones in the summary."""
         if self._run is not None:
             try:

@@ -49,24 +49,25 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(
+def confusion_matrix(
     model: nn.Module,
     data: DataSet,
     precision: str = "fp32",
     count: int | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
     stopped: Callable[[], bool] = lambda: False,
-) -> float | None:
-    """Test error in per cent, over the first ``count`` test images or all of them.
+) -> Tensor | None:
+    """How many test images of a class (row) are taken for which one (column): int64, on the CPU.
 
-    The ranks share the images. None where ``stopped``, asked after each batch, ended it early.
+    Over the first ``count`` test images or all of them; the ranks share them. None where
+    ``stopped``, asked after each batch, ended it early.
     """
     model.eval()
-    device, dtype = data.test_images.device, _number_type(precision)
+    device, dtype = data.test_images.device, number_type(precision)
     images, labels = data.test_images[:count], data.test_labels[:count]
     own, truths = ranks.share(images), ranks.share(labels)
     size = 100 if device.type == "cpu" else 2000  # on a CPU the maps of a batch stay in its cache
-    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    counts = torch.zeros(data.classes**2, dtype=torch.int64, device=device)
     most = -(-len(images) // ranks.count)  # of a rank: each of them takes part as often
     for start in range(0, most, size):
         batch, truth = own[start : start + size], truths[start : start + size]
@@ -75,13 +76,33 @@ def evaluate(
                 batch = torch.cat([batch, own[: size - len(batch)]])
             with autocast(device, precision):
                 logits = model(to_input(batch, data.mean, data.std, dtype))
-            wrong += (logits[: len(truth)].argmax(1) != truth).sum()
+            if logits.shape[1] != data.classes:
+                raise ValueError(
+                    f"the network tells {logits.shape[1]} classes apart, {data.name} has "
+                    f"{data.classes}"
+                )
+            cells = truth * data.classes + logits[: len(truth)].argmax(1)
+            counts += torch.bincount(cells, minlength=len(counts))
         if start + size < most and stopped():
             return None
-    return 100 * ranks.total(wrong).item() / len(images)
+    return ranks.total(counts).view(data.classes, data.classes).cpu()
 
 
-def _number_type(precision: str) -> torch.dtype:
+def error_of(confusion: Tensor) -> float:
+    """The error in per cent of a confusion matrix."""
+    images = confusion.sum().item()
+    return 100 * (images - confusion.trace().item()) / images
+
+
+def evaluate(
+    model: nn.Module, data: DataSet, precision: str = "fp32", count: int | None = None
+) -> float:
+    """Test error in per cent, over the first ``count`` test images or all of them."""
+    return error_of(confusion_matrix(model, data, precision, count))
+
+
+def number_type(precision: str) -> torch.dtype:
+    """What images are given to a network as: float32 under autocast, too."""
     return torch.float64 if precision == "fp64" else torch.float32
 
 
@@ -192,7 +213,7 @@ def fit(
     progress.stopped = None
     trained = ranks.wrapped(model)
     augmented, steps = augmentation(augment, data), len(images) // batch_size
-    dtype = _number_type(precision)
+    dtype = number_type(precision)
     test_count = len(data.test_images[:test_images])
     stop = stop or Stop()
     # How often the host looks at what a GPU computes, and the ranks agree on whether to go on.
@@ -293,15 +314,16 @@ def fit(
                 progress.stopped = reason_to_stop(progress.evaluation_seconds or 0.0)
                 if not progress.stopped:
                     ranks.share_buffers(tested)
-                    test_error = evaluate(
+                    confusion = confusion_matrix(
                         tested, data, precision, test_images, ranks, lambda: bool(reason_to_stop())
                     )
-                    if test_error is None:
+                    if confusion is None:
                         progress.stopped = reason_to_stop()
                 if progress.stopped:  # this epoch is complete but for its evaluation
                     write()
                     break
                 done = True
+                test_error, progress.confusion = error_of(confusion), confusion.tolist()
                 progress.evaluation_seconds = time.perf_counter() - evaluation_began
                 best = progress.test_error_best
                 progress.test_error_best = test_error if best is None else min(best, test_error)

@@ -4,9 +4,13 @@
     python scripts/compare.py mnist_rot --rows mnistrot_pdo_p8,mnistrot_z2 --readme README.md
     python scripts/compare.py mnist_rot --scale smoke
     python scripts/compare.py mnist_rot --validation
+    python scripts/compare.py mnist_rot --runs outputs from-cluster/wandb --wandb entity/project
 
 Merges every ``result.json`` below ``outputs/`` into ``results/<table>/runs.csv`` (a run replaces
-the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it.
+the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it. Runs
+may also come from offline folders of W&B, wherever they were copied to, and from a W&B project; a
+run's own record goes before what W&B has of it. Curves, diagnostics and manifest of a finished run
+go to ``details/<run_id>.json``.
 Without runs it renders what is committed. The table always has all published rows; ``--rows`` names
 those that must have a finished run. At smoke scale everything is read and written below
 ``outputs/smoke/``. Runs that were tested on training images held out for it (``data.validation``)
@@ -24,15 +28,16 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # tables need no torch, which `import pdoe` would load for seconds
     sys.modules["pdoe"] = ModuleType("pdoe")
     sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
 
-from pdoe import markdown, runs, tables  # noqa: E402
+from pdoe import details, markdown, runs, tables  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
-from pdoe.runs import TableError  # noqa: E402
+from pdoe.runs import Found, TableError  # noqa: E402
 
 
 def say(line: str) -> None:
@@ -45,7 +50,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("table", help="a folder of experiments/ with a paper.csv")
     parser.add_argument("--rows", default="", help="rows that must have a finished run, a,b")
-    parser.add_argument("--runs", help="folder of the run folders (default: outputs)")
+    parser.add_argument(
+        "--runs", nargs="+", help="folders of run folders or of offline W&B runs (default: outputs)"
+    )
+    parser.add_argument("--wandb", nargs="+", default=[], help="projects of W&B: entity/project")
     parser.add_argument("--results", help="where runs.csv is kept (default: results/<table>)")
     parser.add_argument("--scale", choices=("full", "smoke"), default="full")
     parser.add_argument(
@@ -55,23 +63,65 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def places(args: argparse.Namespace) -> tuple[Path, Path]:
+def places(args: argparse.Namespace) -> tuple[list[Path], Path]:
     """Where runs are read and where the table is written; TableError if scales would mix."""
-    outputs = Path(args.runs) if args.runs else ROOT / "outputs"
-    if args.runs and not outputs.is_dir():
-        raise TableError(f"{outputs} is no folder")
+    sources = [Path(folder) for folder in args.runs or ([] if args.wandb else [ROOT / "outputs"])]
+    for folder in sources if args.runs else ():
+        if not folder.is_dir():
+            raise TableError(f"{folder} is no folder")
     if args.validation and (args.readme or args.rows):
         raise TableError("held-out images are no published test set: no --readme, no --rows")
     if args.scale == "smoke":
         if args.results or args.readme:
             raise TableError("smoke runs go to outputs/smoke only: no --results, no --readme")
-        outputs = outputs / "smoke"
-        target = outputs / args.table
-    elif args.runs and "smoke" in outputs.parts:
-        raise TableError(f"{outputs} holds smoke runs: give its parent and --scale smoke")
+        sources = [folder / "smoke" for folder in sources] or [ROOT / "outputs" / "smoke"]
+        target = sources[0] / args.table
+    elif args.runs and any("smoke" in folder.parts for folder in sources):
+        raise TableError("a folder holds smoke runs: give its parent and --scale smoke")
     else:
         target = Path(args.results) if args.results else ROOT / "results" / args.table
-    return outputs, target / "validation" if args.validation else target
+    return sources, target / "validation" if args.validation else target
+
+
+def collect(args: argparse.Namespace, sources: list[Path]) -> tuple[list[Found], list[str]]:
+    """The runs of all sources, each once, and what cannot be used."""
+    found, mirrors, problems = [], [], []
+    for source in sources:
+        own, of_wandb, skipped = runs.read_folders(
+            source, ["smoke"] if args.scale == "full" else []
+        )
+        found += own
+        mirrors += of_wandb
+        problems += skipped
+    if mirrors or args.wandb:
+        from pdoe.tracking import LoggedError, read_offline_runs, read_project
+
+        logged, skipped = read_offline_runs(mirrors)
+        problems += skipped
+        for project in args.wandb:
+            try:
+                more, skipped = read_project(project)
+            except LoggedError as error:
+                raise TableError(str(error)) from None
+            logged += more
+            problems += skipped
+        for one in logged:
+            if scale_of(one.record) != args.scale:
+                continue
+            try:
+                found.append(runs.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
+            except ValueError as error:
+                problems.append(f"{one.where}: skipped: {runs.one_line(str(error))}")
+    once, skipped = runs.distinct(found)
+    return once, problems + skipped
+
+
+def scale_of(record: dict[str, Any]) -> str:
+    """The scale of a run that no folder tells: its recipe's."""
+    try:
+        return record["manifest"]["configuration"]["recipe"]["scale"]
+    except (KeyError, TypeError):
+        return "full"
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -83,19 +133,19 @@ def compare(args: argparse.Namespace) -> int:
     asked = args.rows.replace(",", " ").split()
     if unknown := [row for row in asked if row not in names]:
         raise TableError(f"no row {', '.join(unknown)} in {args.table}; rows: {', '.join(names)}")
-    source, target = places(args)
+    sources, target = places(args)
     readme = Path(args.readme) if args.readme else None
     if readme:  # before anything is written: a README without the marks is refused
         markdown.insert(readme.read_text("utf-8"), args.table, "")
 
     committed = runs.read_csv(target / "runs.csv")
-    found, problems = runs.read_folders(source, skip=["smoke"] if args.scale == "full" else [])
+    found, problems = collect(args, sources)
     of_table = [
-        run
-        for run in found
-        if run["experiment"] in names and tables.on_held_out(run) == args.validation
+        one
+        for one in found
+        if one.run["experiment"] in names and tables.on_held_out(one.run) == args.validation
     ]
-    merged = runs.merge(committed, of_table)
+    merged = runs.merge(committed, [one.run for one in of_table])
     for problem in problems + list(merged.problems):
         say(problem)
     foreign = {run["experiment"] for run in merged.runs} - set(names)
@@ -109,12 +159,16 @@ def compare(args: argparse.Namespace) -> int:
     text = markdown.render(title, lines, args.scale, rule=not args.validation)
     write_whole(target / "runs.csv", runs.csv_text(merged))
     write_whole(target / "table.md", text)
+    for one in of_table:
+        if one.run.finished:
+            keep_details(target / "details" / f"{one.run['run_id']}.json", one)
     if readme:
         before = readme.read_bytes().decode()
         table = markdown.readme_table(lines)
         write_whole(readme, markdown.insert(before, args.table, table))
     print(text, end="")
-    say(f"{len(of_table)} runs under {source}, {len(merged.runs)} in {target / 'runs.csv'}")
+    where = ", ".join([*map(str, sources), *args.wandb])
+    say(f"{len(of_table)} runs in {where}, {len(merged.runs)} in {target / 'runs.csv'}")
 
     if args.scale == "smoke":
         say("smoke scale: not a reproduction")
@@ -124,6 +178,15 @@ def compare(args: argparse.Namespace) -> int:
         say(f"no finished run at {args.scale} scale of: {', '.join(missing)}")
     empty = not any(run.finished for run in merged.runs)
     return 1 if missing or (empty and (problems or merged.problems)) else 0
+
+
+def keep_details(path: Path, found: Found) -> None:
+    """Write what there is to keep, if it is not there."""
+    kept = found.details()
+    if any(kept.values()):
+        text = details.text(path.stem, kept)
+        if not path.exists() or path.read_text("utf-8") != text:
+            write_whole(path, text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
 from pdoe.distributed import Ranks, join, leave
-from pdoe.training import evaluate, fit
+from pdoe.training import confusion_matrix, error_of, evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -74,7 +74,7 @@ def work(folder: Path) -> None:
     whole, _ = trained(True, ranks)
     sliced = in_slices(ranks, folder / "checkpoint")
     shares = ranks.of_all(ranks.share(torch.arange(10)).tolist())
-    error = evaluate(network(False), toy(), "fp64", 11, ranks)
+    error = error_of(confusion_matrix(network(False), toy(), "fp64", 11, ranks))
     torch.save(
         {"together": together, "rows": rows, "whole": whole, "sliced": sliced, "error": error},
         folder / f"{ranks.rank}.pt",

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pdoe import markdown, runs, tables
+from pdoe import details, markdown, runs, tables
 from pdoe.files import write_whole
 
 ROOT = Path(__file__).parents[1]
@@ -104,17 +104,32 @@ def line_of(*errors, **fields):
 # ---- Statistics ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 999])
-@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95, 0.999])
-def test_the_t_quantile_is_that_of_scipy(degrees, coverage):
-    expected = stats.t.ppf((1 + coverage) / 2, degrees)
-    assert tables.t_quantile(degrees, coverage) == pytest.approx(expected, rel=1e-11)
+@pytest.mark.parametrize("degrees, t", [(1, 12.706205), (2, 4.302653), (9, 2.262157)])
+def test_the_t_quantile_is_that_of_the_printed_tables(degrees, t):
+    assert tables.t_quantile(degrees) == pytest.approx(t, abs=1e-6)
+    assert tables.t_quantile(degrees, 0.0) == 0
 
 
-@pytest.mark.parametrize("degrees, coverage", [(0, 0.95), (-1, 0.95), (3, 0.0), (3, 1.0)])
-def test_a_t_quantile_that_does_not_exist_is_refused(degrees, coverage):
-    with pytest.raises(ValueError, match="expected degrees"):
-        tables.t_quantile(degrees, coverage)
+def test_welch_is_that_of_scipy():
+    first, second = [1.9, 2.1, 2.4, 2.0], [2.5, 2.2, 2.9]
+    welch = tables.Welch.of(tables.Summary.of(first), tables.Summary.of(second))
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    assert welch.t == pytest.approx(expected.statistic, rel=1e-12)
+    assert welch.degrees == pytest.approx(expected.df, rel=1e-12)
+    assert welch.p == pytest.approx(expected.pvalue, rel=1e-10)
+
+
+def test_without_a_spread_there_is_no_test():
+    one, same, some = ([2.0], [2.0, 2.0], [2.0, 2.5])
+    for first, second in ((one, some), (some, one), (same, same)):
+        assert tables.Welch.of(tables.Summary.of(first), tables.Summary.of(second)) is None
+    assert tables.Welch.of(tables.Summary.of(same), tables.Summary.of(some)) is not None
+
+
+def test_holm_by_hand():
+    """0.01 * 4, then 0.02 * 3, then 0.03 * 2 = 0.06 again, and 0.9 * 1."""
+    assert tables.holm([0.02, 0.9, 0.01, 0.03]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert tables.holm([0.8, 0.7]) == [1.0, 1.0] and tables.holm([]) == []
 
 
 def test_a_summary_is_mean_sample_deviation_and_t_interval():
@@ -342,6 +357,48 @@ def test_runs_on_held_out_images_have_a_table_of_their_own(place, capsys):
     assert "held-out images are no published test set" in capsys.readouterr().err
 
 
+def test_rows_with_several_seeds_are_held_against_each_other(place):
+    """Paired by the seeds 1 and 2 alone: -0.3 and -0.5, t(1) = 12.7062, 12.7062 * 0.1 = 1.271."""
+    p8 = [record(2.0 + s / 10, s, run_id=f"a{s}") for s in (0, 1, 2)]
+    z2 = [record(2.2 + s / 5, s, run_id=f"b{s}", experiment="mnistrot_z2") for s in (1, 2, 3)]
+    p4 = [record(2.5, s, run_id=f"c{s}", experiment="mnistrot_p4") for s in (0,)]
+    other = {"data": record()["data"] | {"sha256": "5b"}, "overrides": "group=p4"}
+    fast = [record(2.5 + s, s, run_id=f"d{s}", **other) for s in (1, 2)]
+    place.put(*p8, *z2, *p4, *fast).compare()
+    text = place.table.partition("## Differences between rows")[2].partition("##")[0]
+    (line,) = [line for line in text.splitlines() if line.startswith("| `")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    expected = stats.ttest_ind([2.4, 2.6, 2.8], [2.0, 2.1, 2.2], equal_var=False)
+    assert cells == [
+        "`mnistrot_z2` − `mnistrot_pdo_p8`",
+        "+0.350 ± 0.635 (n = 2)",
+        f"{expected.statistic:.2f} ({expected.df:.1f})",
+        *[f"{expected.pvalue:.2g}"] * 2,  # one test: nothing to correct
+    ]
+
+
+def test_no_differences_are_shown_without_several_seeds(place):
+    place.put(record(2.1, 0), record(2.2, 0, run_id="b", experiment="mnistrot_z2")).compare()
+    assert "Differences" not in place.table
+
+
+def test_the_correction_counts_all_tests_of_the_table():
+    lines = [line_of(2.0, 2.1, 2.2), line_of(2.3, 2.5, 2.4), line_of(3.0, 3.3, 3.1)]
+    found = tables.contrasts(lines)
+    assert [pair.p_holm for pair in found] == tables.holm([pair.welch.p for pair in found])
+    smallest = min(found, key=lambda pair: pair.welch.p)
+    assert len(found) == 3 and smallest.p_holm == 3 * smallest.welch.p
+
+
+def test_several_machines_behind_one_line_are_marked(place):
+    place.put(record(2.1, 0), record(2.3, 1)).compare()
+    assert "†" not in place.table
+    place.put(record(2.1, 0), record(2.3, 1, device="another CPU")).compare()
+    assert "2.300)†" in place.line() and "several kinds of machine" in place.table
+    place.put(record(2.1, 0), record(2.3, 1, ranks=4)).compare()
+    assert "†" in place.line()
+
+
 def test_dirty_runs_are_marked(place):
     place.put(record(2.1, 0)).compare()
     assert "uncommitted" not in place.table
@@ -376,6 +433,65 @@ def test_a_configuration_that_never_finished_does_not_hide_the_one_that_did(plac
 def test_text_from_a_record_cannot_break_the_table(place):
     place.put(record(2.1, 0, device="a|b <!-- /table --> `c"), record(seed=1)).compare()
     assert "a\\|b &lt;!-- /table -->" in place.table
+
+
+# ---- Details ------------------------------------------------------------------------------------
+
+
+def with_details(place, number=0, seed=0):
+    folder = place.outputs / f"run{number}" / f"seed={seed}"
+    rows = [{"epoch": e, "train_loss": 1 / e, "test_error": None if e == 1 else 3} for e in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "diagnostics.json").write_text('{"confusion": [[1, 0], [0, 1]]}')
+    return folder
+
+
+def test_curves_diagnostics_and_manifest_are_kept_beside_the_table(place):
+    manifest = {"environments": [{"cores": 2}], "parts": []}
+    place.put(record(2.1, 0, manifest=manifest), record(2.2, 1))
+    with_details(place)
+    assert place.compare() == 0
+    assert "manifest" not in place.csv
+    (path,) = (place.results / "details").iterdir()  # the other run left nothing
+    assert details.read(path) == {
+        "metrics": {"epoch": [1, 2], "test_error": [None, 3.0], "train_loss": [1.0, 0.5]},
+        "diagnostics": {"confusion": [[1, 0], [0, 1]]},
+        "manifest": manifest,
+    }
+    before = snapshot(place.results)
+    place.compare()
+    assert snapshot(place.results) == before
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": 1.0}\n{"epoch": 2, "tr'),
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": 1.0}\n[1]\n{"epoch": "x"}\n'),
+        ("metrics.jsonl", "\0\n"),
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": NaN}\n'),
+        ("diagnostics.json", '{"conf'),
+        ("diagnostics.json", "[" * 100_000),
+    ],
+)
+def test_damaged_details_never_keep_a_run_from_its_table(place, name, text):
+    place.put(record(2.1, 0))
+    (with_details(place) / name).write_text(text)
+    assert place.compare() == 0 and "2.100" in place.line()
+    held = details.read(place.results / "details" / "id0.json")
+    if name == "diagnostics.json":
+        assert held["diagnostics"] is None and held["metrics"]["epoch"] == [1, 2]
+    else:
+        assert held["diagnostics"] and len(held["metrics"].get("epoch", ())) <= 1
+
+
+def test_damaged_details_are_named(tmp_path):
+    path = tmp_path / "id0.json"
+    for text in ("", "{", "[]", '{"run_id": "other"}', '{"run_id": "id0", "metrics": 3}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="id0") as raised:
+            details.read(path)
+        assert "\n" not in str(raised.value)
 
 
 # ---- Scales -------------------------------------------------------------------------------------

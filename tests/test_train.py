@@ -73,6 +73,7 @@ def test_a_run_leaves_a_whole_record_and_the_same_command_skips_it(launch, tmp_p
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint",
         "config.yaml",
+        "diagnostics.json",
         "metrics.jsonl",
         "result.json",
     }
@@ -103,8 +104,16 @@ def test_a_run_leaves_a_whole_record_and_the_same_command_skips_it(launch, tmp_p
         "started",
         "ended",
         "reason",
+        "manifest",
     ]
     assert record["status"] == "finished" and record["epochs"] == 1
+    (part,), (made_with,) = record["manifest"]["parts"], record["manifest"]["environments"]
+    assert part["epochs"] == [0, 1] and part["ended"] == record["ended"]
+    assert made_with["commit"] == record["commit"] and made_with["settings"]["threads"]
+    assert record["manifest"]["configuration"]["group"] == {"name": "p4"}
+    found = json.loads((folder / "diagnostics.json").read_text())
+    assert sum(map(sum, found["confusion"])) == 100
+    assert record["test_error"] == 100 - sum(found["confusion"][k][k] for k in range(10))
     assert record["experiment"] == "mnistrot_p4" and record["overrides"] == SETTING
     assert record["parameters"] == 24_680 and record["data"]["provenance"] == "embedded"
     assert record["equivariance_error"]["trunk"] < 1e-4  # float32

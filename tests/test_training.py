@@ -15,10 +15,9 @@ from pdoe.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
 from pdoe.devices import resolve_device, resolve_precision
-from pdoe.distributed import Ranks
 from pdoe.models import PlainCNN
 from pdoe.recipes import is_evaluated, learning_rate_at, moving_average, parameter_groups
-from pdoe.training import Diverged, Stop, evaluate, fit
+from pdoe.training import Diverged, Stop, confusion_matrix, evaluate, fit
 
 SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": [[0, 0.01]], "evaluate_every": 2}
 
@@ -33,6 +32,11 @@ def data():
     images[labels == 1, :, :, 4:] += 150
     images = images.to(torch.uint8)
     return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2)
+
+
+def counts(wrong):
+    """A confusion matrix of a hundred images."""
+    return torch.tensor([[100 - wrong, wrong], [0, 0]])
 
 
 def network(seed=0, dropout=0.2):
@@ -223,7 +227,9 @@ def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeyp
 
     monkeypatch.setattr(torch.optim.Adam, "step", note)
     monkeypatch.setattr(
-        training, "evaluate", lambda net, *_: tested.append(copy.deepcopy(net.state_dict())) or 1.0
+        training,
+        "confusion_matrix",
+        lambda net, *_: tested.append(copy.deepcopy(net.state_dict())) or counts(1),
     )
     fit(model, data, **{**SETTINGS, "evaluate_every": 4}, average=0.8)
     kept = model.state_dict()
@@ -240,7 +246,9 @@ def test_the_network_that_is_tested_has_its_index_tables(data, monkeypatch):
     """The tables of a layer are buffers, too: averages of them would be other numbers."""
     model = PlainCNN(PointGroup(8), [3, 3], classes=2, image_size=8)
     tested = []
-    monkeypatch.setattr(training, "evaluate", lambda net, *_: tested.append(net) or 1.0)
+    monkeypatch.setattr(
+        training, "confusion_matrix", lambda net, *_: tested.append(net) or counts(1)
+    )
     fit(model, data, **{**SETTINGS, "epochs": 8}, average=0.9)
     assert tested[-1] is not model
     (table,) = [part.quotient for part in tested[-1].modules() if isinstance(part, GroupConv)]
@@ -313,11 +321,12 @@ def test_only_so_many_images_are_tested(data):
 
 
 def test_the_best_error_is_the_smallest_evaluated_one_and_the_last_one_counts(data, monkeypatch):
-    errors = iter([50.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(training, "evaluate", lambda *_: next(errors))
+    errors = iter([50, 20, 30, 40])
+    monkeypatch.setattr(training, "confusion_matrix", lambda *_: counts(next(errors)))
     _, rows, progress = trained(data, evaluate_every=1)
     assert [row["test_error"] for row in rows] == [50, 20, 30, 40]
     assert (progress.test_error, progress.test_error_best) == (40, 20)
+    assert progress.confusion == counts(40).tolist()
 
 
 @pytest.mark.parametrize("budget, epochs", [(None, 4), (299, 1), (301, 2)])
@@ -329,7 +338,7 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         return result
 
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(training, "evaluate", lambda *_: pass_time(100, 1.0))
+    monkeypatch.setattr(training, "confusion_matrix", lambda *_: pass_time(100, counts(1)))
     model = network()
     model.register_forward_hook(lambda *_: pass_time(10))
     settings = {**SETTINGS, "evaluate_every": 1}
@@ -380,6 +389,17 @@ def test_the_error_is_counted_over_all_images(data):
 
     assert evaluate(Constant(), data) == 50
     assert evaluate(Constant(), data, count=1) == 0
+    counts = confusion_matrix(Constant(), data)
+    assert counts[:, 1].sum() == 0 and counts[0, 0] == counts[1, 0] == len(data.test_labels) / 2
+
+
+def test_a_network_of_another_number_of_classes_is_refused(data):
+    class Ten(nn.Module):
+        def forward(self, x):
+            return torch.zeros(len(x), 10)
+
+    with pytest.raises(ValueError, match="tells 10 classes apart, toy has 2"):
+        evaluate(Ten(), data)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(data, tmp_path):
@@ -437,7 +457,7 @@ def test_a_state_of_an_earlier_version_is_not_passed_over(data, tmp_path):
 
 def test_an_evaluation_that_is_over_counts_whatever_is_asked_then(data, tmp_path):
     """One batch of images: there is nothing left to stop."""
-    assert evaluate(network().eval(), data, "fp32", None, Ranks(), lambda: True) is not None
+    assert confusion_matrix(network(), data, stopped=lambda: True) is not None
 
 
 def test_a_changed_byte_is_damage(data, tmp_path):

@@ -1,0 +1,119 @@
+"""What a finished network does wrong, and where: measured once, at the end of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .data import DataSet
+from .data.batches import rotate, to_input
+from .devices import DEEP
+from .equivariance import equivariance_error, equivariance_report
+from .layers import LiftingConv
+from .training import autocast, number_type
+
+ANGLES = range(0, 360, 15)  # degrees
+TURNED = 1000  # images; 24 turns of them cost what half a test of 50,000 does
+
+
+def diagnose(
+    model: nn.Module,
+    data: DataSet,
+    precision: str,
+    test_images: int | None,
+    confusion: Sequence[Sequence[int]] | None,
+) -> dict[str, Any]:
+    """The last confusion matrix, the error on turned test images, and the error of every layer.
+
+    Returns:
+        ``confusion``: true class -> taken for, numbers of images. ``turned``: angle in degrees ->
+        test error in per cent on the first ``turned_images`` test images, each turned by it
+        (bilinear, so that angles off the grid blur, too); fewer where ``test_images`` are.
+        ``layers``: name -> largest relative equivariance error over the elements that keep the
+        grid, on two test images, float32 or float64; None for a network of a hundred blocks and
+        more, whose maps would fill the memory.
+    """
+    model.eval()
+    count = TURNED if test_images is None else max(1, test_images // 100)
+    count = min(count, len(data.test_images))
+    turned = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
+    layers = None
+    if len(getattr(model, "blocks", ())) < DEEP:
+        report = equivariance_report(model, model.group, some_input(model, data, 2))
+        layers = {name or "model": finite(error) for name, error in report.errors.items()}
+    return {
+        "confusion": confusion,
+        "turned_images": count,
+        "turned": turned,
+        "layers": layers,
+    }
+
+
+@torch.no_grad()
+def turned_error(
+    model: nn.Module, data: DataSet, precision: str, count: int, degrees: float
+) -> float:
+    """Test error in per cent on the first ``count`` test images, each turned counter-clockwise."""
+    images, labels = data.test_images[:count], data.test_labels[:count]
+    size = 100 if images.device.type == "cpu" else 2000
+    wrong = 0
+    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
+        angles = torch.full((len(batch),), math.radians(degrees), dtype=torch.float64)
+        turned = batch if degrees % 360 == 0 else rotate(batch, angles)
+        with autocast(images.device, precision):
+            logits = model(to_input(turned, data.mean, data.std, number_type(precision)))
+        wrong += (logits.argmax(1) != truth).sum().item()
+    return 100 * wrong / count
+
+
+def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
+    """Largest relative error over the elements that keep the grid, on 16 test images, float32.
+
+    None where it is not a finite number: a network that maps everything to 0 has none.
+    """
+    model.eval()
+    x = some_input(model, data, 16)
+    return {
+        name: finite(max(equivariance_error(part, model.group, x).values()))
+        for name, part in {"trunk": model.trunk, "logits": model}.items()
+    }
+
+
+def some_input(model: nn.Module, data: DataSet, count: int) -> Tensor:
+    """The first test images as the network gets them, [count, C, H, W]."""
+    dtype = next(model.parameters()).dtype
+    return to_input(data.test_images[:count], data.mean, data.std, dtype)
+
+
+def finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+@torch.no_grad()
+def turned_filters(model: nn.Module) -> np.ndarray | None:
+    """The first layer's filters of up to eight fields, turned through the group, as an image.
+
+    A row is a field, a column a group element; blue is negative, white 0, red positive, each row on
+    its own scale.
+
+    Returns:
+        uint8 [H, W, 3], 16 pixels for one of the filter; None for a network that lifts nothing.
+    """
+    layer = next((part for part in model.modules() if isinstance(part, LiftingConv)), None)
+    if layer is None:
+        return None
+    kernel = layer.kernel().double().cpu()
+    kernels = kernel.unflatten(0, (layer.out_channels, len(layer.group)))[:8, :, 0].numpy()
+    scale = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)
+    kernels = np.divide(kernels, scale, where=scale > 0, out=np.zeros_like(kernels))
+    framed = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    tiles = framed.transpose(0, 2, 1, 3).reshape(len(kernels) * framed.shape[2], -1)
+    faded = 1 - np.abs(tiles)
+    colours = np.stack([np.where(tiles > 0, 1, faded), faded, np.where(tiles < 0, 1, faded)], -1)
+    pixels = np.where(np.isnan(tiles)[..., None], 0.5, colours)
+    return np.rint(255 * pixels).astype(np.uint8).repeat(16, 0).repeat(16, 1)
