@@ -6,13 +6,14 @@ ROWS ?=
 CIFAR_ROWS := cifar10_pdo_p6_26,cifar10_resnet_26
 RECIPE ?=
 SEEDS ?= 0
+GROUPS ?=
 DATA ?= mnist_rot
 SCALE ?= full
 PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar compare benchmark clean
+.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a
 
 reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the paper's 300 epochs
 	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),$(CIFAR_ROWS))" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
+
+sweep-groups: env ## train one MNIST-rot network with every group, at equal parameters: GROUPS=p1,p8 SEEDS=0,1,2
+	$(RUN) scripts/sweep_groups.py --seeds "$(SEEDS)" $(if $(GROUPS),--groups "$(GROUPS)")
 
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md

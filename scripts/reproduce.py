@@ -12,10 +12,19 @@ import argparse
 import csv
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # a checkout needs no installation
+
+from pdoe.cost import estimated_seconds  # noqa: E402
+from pdoe.devices import device_name, resolve_device  # noqa: E402
+from pdoe.records import RecordError, RunFolder, run_folder  # noqa: E402
+from train import composed  # noqa: E402
 
 
 def known_rows(table: str) -> list[str]:
@@ -49,6 +58,63 @@ def chosen_seeds(text: str) -> list[str]:
     return seeds
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table or a sweep: an experiment, what differs from it, and a seed."""
+
+    experiment: str
+    overrides: tuple[str, ...]
+    seed: int
+
+    @property
+    def command(self) -> list[str]:
+        return [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}"]
+
+    def record(self) -> dict[str, Any]:
+        """What it has left so far; empty if there is nothing, or nothing that can be read."""
+        folder = run_folder(ROOT / "outputs", self.experiment, sorted(self.overrides), self.seed)
+        try:
+            return RunFolder(folder).read_result() or {}
+        except RecordError:
+            return {}
+
+    @property
+    def finished(self) -> bool:
+        return self.record().get("status") == "finished"
+
+    def __str__(self) -> str:
+        return " ".join([self.experiment, *self.overrides, f"seed {self.seed}"])
+
+
+def announce(cells: Sequence[Cell]) -> None:
+    """Say what is left to do and, from a few steps of each network, how long it takes here."""
+    left = [cell for cell in cells if not cell.finished]
+    print(f"{len(cells)} runs: {len(cells) - len(left)} finished, {len(left)} to do", flush=True)
+    if not left:
+        return
+    device = resolve_device("auto")
+    whole: dict[tuple[str, ...], float] = {}
+    total = 0.0
+    for cell in left:
+        network = (cell.experiment, *cell.overrides)
+        config = composed(*cell.command[:-1])
+        if network not in whole:
+            whole[network] = estimated_seconds(config, device)
+            print(f"{' '.join(network)}: about {duration(whole[network])} a run", flush=True)
+        done = cell.record().get("epochs") or 0
+        total += whole[network] * max(0.0, 1 - done / config["recipe"]["epochs"])
+    print(
+        f"about {duration(total)} in all on {device_name(device)}, by a few steps of each network; "
+        "Ctrl-C stops, and the same command goes on",
+        flush=True,
+    )
+
+
+def duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+
+
 def run(*command: str) -> int:
     """Exit code of a script of ours; on Ctrl-C it has all the time that it needs to end well."""
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
@@ -74,6 +140,8 @@ def main() -> None:
     if smoke and arguments.recipe:
         raise SystemExit("--scale smoke has a recipe of its own: no --recipe")
     recipe = [f"recipe={arguments.recipe}"] if arguments.recipe else []
+    if not smoke:
+        announce([Cell(row, tuple(recipe), int(seed)) for row in rows for seed in seeds])
     trained = run(
         "train.py",
         "-m",

@@ -28,6 +28,8 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
 }
+# Images for training and for testing, of the published sets.
+IMAGES = {"mnist_rot": (12_000, 50_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 
 
 def load_data(
@@ -50,6 +52,7 @@ def load_data(
 
 __all__ = [
     "DATASETS",
+    "IMAGES",
     "SHAPES",
     "DataError",
     "DataSet",

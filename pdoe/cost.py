@@ -1,0 +1,78 @@
+"""What a run will take on this machine, from a few of its steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration import build_model
+from .data import IMAGES, SHAPES, to_input
+from .diagnostics import ANGLES, TURNED
+from .recipes import is_evaluated, make_optimizer
+from .training import autocast, number_type
+
+ENOUGH = 1.0  # seconds of steps that are timed, or four of them
+
+
+def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
+    """Seconds that a whole run of a resolved configuration takes here, data and start apart.
+
+    Training steps and test batches are timed on images of noise, on a CPU with at most 32 of them,
+    after one of each that is not; whoever else uses the machine at the time makes it dearer.
+    """
+    recipe, name = config["recipe"], config["data"]["name"]
+    train_images, test_images = IMAGES[name]
+    train_images = min(train_images, recipe["train_images"] or train_images)
+    test_images = min(test_images, recipe["test_images"] or test_images)
+    step, test = seconds_per_image(config, device)
+    seen = train_images // recipe["batch_size"] * recipe["batch_size"]
+    evaluate = recipe["evaluate"]
+    tests = sum(
+        is_evaluated(epoch + 1, recipe["epochs"], evaluate["every"], evaluate["last"])
+        for epoch in range(recipe["epochs"])
+    )
+    turned = len(ANGLES) * (TURNED if recipe["test_images"] is None else test_images // 100)
+    return recipe["epochs"] * seen * step + (tests * test_images + turned) * test
+
+
+def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
+    """Of a training step and of a test."""
+    shape, classes = SHAPES[config["data"]["name"]]
+    precision, recipe = config["precision"], config["recipe"]
+    count = min(recipe["batch_size"], 32) if device.type == "cpu" else recipe["batch_size"]
+    model = build_model(config).to(device)
+    if precision == "fp64":
+        model.double()
+    optimizer = make_optimizer(recipe["optimizer"], model, recipe["weight_decay"])
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, classes, (count,), device=device)
+
+    def forward(model: nn.Module) -> torch.Tensor:
+        with autocast(device, precision):
+            return model(to_input(images, 0.5, 0.25, number_type(precision)))
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(forward(model).to(number_type(precision)), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()  # waits for a GPU
+
+    @torch.no_grad()
+    def test() -> float:
+        return forward(model).sum().item()
+
+    seconds = []
+    for mode, action in ((True, step), (False, test)):
+        model.train(mode)
+        action()
+        began, times = time.perf_counter(), 0
+        while times < 4 and time.perf_counter() - began < ENOUGH:
+            action()
+            times += 1
+        seconds.append((time.perf_counter() - began) / times / count)
+    return seconds[0], seconds[1]

@@ -1,0 +1,143 @@
+"""Sweeps and tables of runs: what there is to do, what it costs, what failed."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdoe import cost
+from pdoe.records import run_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """The two scripts, with outputs in a folder of their own."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reproduce, sweep = (importlib.import_module(name) for name in ("reproduce", "sweep_groups"))
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    yield reproduce, sweep
+    for name in ("reproduce", "sweep_groups"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def configuration(scripts):
+    reproduce, _ = scripts
+    return reproduce.composed("experiment=mnistrot_pdo_p8", "recipe=mnistrot_fast")
+
+
+def leave(tmp_path, cell, **record):
+    folder = run_folder(tmp_path / "outputs", cell.experiment, cell.overrides, cell.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("group", ["p1", "p6", "p8m", "p2m"])
+def test_the_width_is_the_largest_that_the_parameters_allow(scripts, configuration, group):
+    _, sweep = scripts
+    configuration["group"]["name"] = group
+    width, count = sweep.widest(configuration, 26_747)
+    assert count == sweep.parameters(configuration, width) <= 26_747
+    assert sweep.parameters(configuration, width + 1) > 26_747
+
+
+def test_a_group_that_needs_more_than_there_is_is_named(scripts, configuration):
+    _, sweep = scripts
+    with pytest.raises(ValueError, match="one field of p8 has more than 100 parameters"):
+        sweep.widest(configuration, 100)
+
+
+def test_the_cell_of_p8_is_the_row_itself_and_the_others_name_what_differs(scripts):
+    _, sweep = scripts
+    line, (cell,) = sweep.cells_of("p8", [3], 26_747)
+    assert cell.overrides == ("recipe=mnistrot_fast",) and cell.seed == 3 and "26,747" in line
+    _, (cell,) = sweep.cells_of("p4m", [0], 26_747)  # as wide as p8
+    assert cell.overrides == ("group=p4m", "recipe=mnistrot_fast")
+    _, (cell,) = sweep.cells_of("p4", [0], 26_747)
+    assert cell.command == [
+        "experiment=mnistrot_pdo_p8",
+        "group=p4",
+        "model.widths=[10,10,10,10,10,10]",
+        "recipe=mnistrot_fast",
+        "seed=0",
+    ]
+
+
+def test_a_sweep_skips_what_is_finished_and_lists_what_failed(
+    scripts, tmp_path, monkeypatch, capsys
+):
+    reproduce, sweep = scripts
+    begun = []
+
+    def run(script, *words):
+        begun.append(words)
+        if "group=p2" in words:
+            (cell,) = sweep.cells_of("p2", [0], 26_747)[1]
+            leave(tmp_path, cell, status="failed", reason="a fault")
+        elif script == "train.py":
+            (cell,) = sweep.cells_of("p4", [0], 26_747)[1]
+            leave(tmp_path, cell, status="finished")
+        return 0
+
+    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 7200.0)
+    leave(tmp_path, sweep.cells_of("p8", [0], 26_747)[1][0], status="finished")
+    assert sweep.main(["--groups", "p2,p4,p8"]) == 1
+    said = capsys.readouterr()
+    assert [words[1] for words in begun[:-1]] == ["group=p2", "group=p4"]
+    assert begun[-1] == ("mnist_rot",)
+    assert "3 runs: 1 finished, 2 to do" in said.out and "about 4 h 00 min in all" in said.out
+    assert "not finished: mnistrot_pdo_p8 group=p2" in said.err and ": a fault" in said.err
+    assert "2 of 3 runs are finished" in said.out
+
+
+def test_a_sweep_that_is_stopped_begins_no_other_run(scripts, monkeypatch):
+    reproduce, sweep = scripts
+    begun = []
+    monkeypatch.setattr(sweep, "run", lambda *words: begun.append(words) or 75)
+    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 60.0)
+    assert sweep.main(["--groups", "p1,p2"]) == 75 and len(begun) == 1
+
+
+def test_unknown_groups_are_refused(scripts, capsys):
+    _, sweep = scripts
+    for words in ("p7", "p8,p", ","):
+        with pytest.raises(SystemExit):
+            sweep.main(["--groups", words])
+        assert "groups are some of p1, p12" in capsys.readouterr().err
+
+
+def test_only_what_is_left_of_a_run_counts(scripts, tmp_path, monkeypatch, capsys):
+    reproduce, _ = scripts
+    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 36_000.0)
+    cells = [reproduce.Cell("mnistrot_pdo_p8", (), seed) for seed in (0, 1, 2)]
+    leave(tmp_path, cells[0], status="finished")
+    leave(tmp_path, cells[1], status="interrupted", epochs=150)  # of 200
+    reproduce.announce(cells)
+    said = capsys.readouterr().out
+    assert "1 finished, 2 to do" in said and "about 12 h 30 min in all" in said
+    leave(tmp_path, cells[1], status="finished")
+    leave(tmp_path, cells[2], status="finished")
+    reproduce.announce(cells)
+    assert capsys.readouterr().out == "3 runs: 3 finished, 0 to do\n"
+
+
+def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
+    """40 epochs of 93 batches of 128; two tests of 50,000 images, 24 turns of 1,000."""
+    monkeypatch.setattr(cost, "seconds_per_image", lambda config, device: (0.01, 0.001))
+    seconds = cost.estimated_seconds(configuration, torch.device("cpu"))
+    assert seconds == pytest.approx(0.01 * 40 * 93 * 128 + 0.001 * (2 * 50_000 + 24 * 1000))
+    configuration["recipe"].update(train_images=130, test_images=200)
+    seconds = cost.estimated_seconds(configuration, torch.device("cpu"))
+    assert seconds == pytest.approx(0.01 * 40 * 128 + 0.001 * (2 * 200 + 24 * 2))
+
+
+def test_steps_and_tests_are_timed_on_the_network_itself(configuration, one_thread):
+    configuration["model"]["widths"] = [1, 1, 1, 1, 1, 1]
+    step, test = cost.seconds_per_image(configuration, torch.device("cpu"))
+    assert 0 < test < step < 1
