@@ -96,6 +96,8 @@ def test_every_element_moves_pixels_and_orientations_of_a_lifted_map(name, by_ma
         expected = moved.unflatten(0, (1, 2, len(group)))[:, :, permutation]
         found = turn(group, g, lifted)
         assert relative(found[..., disc], expected[..., disc]) < 1e-3
+        alone = lifted[:, :, :1]  # of a network on p1
+        assert torch.equal(turn(group, g, alone)[:, :, 0], turn(group, g, alone[:, :, 0]))
         features = torch.randn(2, 5)
         assert torch.equal(turn(group, g, features), features)
 
