@@ -89,7 +89,7 @@ def orders(lines: Sequence[Mapping[str, str]], path: Path) -> None:
     axis.set_xlabel("grid spacing h (the shortest wave has length 4)")
     axis.set_ylabel("relative error")
     axis.grid(alpha=0.3)
-    figure.legend(fontsize=7, title="fitted order", loc="outside right upper")
+    figure.legend(fontsize=7, title="fitted order", loc="outside right upper", handlelength=5)
     _save(figure, path)
 
 
