@@ -54,6 +54,7 @@ def check(folder: Path) -> None:
     """Refuse, before anything is measured, what could not be written or drawn afterwards."""
     for name in COLUMNS:
         read(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)
     if not find_spec("matplotlib"):
         raise ValueError("figures need matplotlib, which is missing: pip install '.[report]'")
 
