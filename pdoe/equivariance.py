@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .groups import PointGroup
+from .reasons import reason
 
 
 def grid_elements(group: PointGroup) -> list[int]:
@@ -23,7 +24,8 @@ def act(group: PointGroup, g: int, x: Tensor) -> Tensor:
     r"""Move a map by an element of :func:`grid_elements`, without interpolation.
 
     An image [B, C, H, W] becomes :math:`[g f](x) = f(g^{-1}x)`, a lifted map [B, C, G, H, W]
-    :math:`[g f](x, h) = f(g^{-1}x, g^{-1}h)`; features [B, F] stay as they are.
+    :math:`[g f](x, h) = f(g^{-1}x, g^{-1}h)`; features [B, F] stay as they are. A lifted map of a
+    network on p1, [B, C, 1, H, W], is moved by every group, like the image that it is.
 
     Raises:
         ValueError: for another rank or group axis, or an element that leaves the grid.
@@ -35,13 +37,13 @@ def act(group: PointGroup, g: int, x: Tensor) -> Tensor:
         )
     if x.ndim == 2:
         return x
-    if x.ndim not in (4, 5) or (x.ndim == 5 and x.shape[2] != len(group)):
+    if x.ndim not in (4, 5) or (x.ndim == 5 and x.shape[2] not in (1, len(group))):
         raise ValueError(
             f"{group.name} acts on features [B, F], images [B, C, H, W] and lifted maps "
             f"[B, C, {len(group)}, H, W], not on a tensor {list(x.shape)}"
         )
     reflections, turns = divmod(g, group.n)
-    if x.ndim == 5:
+    if x.ndim == 5 and x.shape[2] > 1:
         x = x[:, :, group.quotient[g].to(x.device)]
     if reflections:
         x = x.flip(-2)
@@ -82,17 +84,19 @@ class EquivarianceReport:
             grid, given the model's input and all layers before it; in order of execution.
         first_broken: the first layer whose error is above ``tolerance``; None if there is none.
         tolerance: what counts as rounding.
+        reason: why that layer breaks it, in plain words; "" if none does.
     """
 
     errors: dict[str, float]
     first_broken: str | None
     tolerance: float
+    reason: str = ""
 
     def __str__(self) -> str:
         width = max([5, *map(len, self.errors)])
         lines = [
             f"{name or 'model':{width}}  {error:.1e}"
-            f"{'  <- breaks' if name == self.first_broken else ''}"
+            f"{f'  <- breaks: {self.reason}' if name == self.first_broken else ''}"
             for name, error in self.errors.items()
         ]
         return "\n".join(lines)
@@ -117,19 +121,20 @@ def equivariance_report(
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
     model = copy.deepcopy(model)
-    seen: dict[str, Tensor] = {}
+    modules, seen, shapes = dict(model.named_modules()), {}, {}
 
     def keep(name):
         def hook(module, inputs, output):
             acted_on = isinstance(output, Tensor) and (
-                output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] == len(group))
+                output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] in (1, len(group)))
             )
             if acted_on and name not in seen:
+                shapes[name] = inputs[0].shape
                 seen[name] = output.clone()  # the next layer may work in place
 
         return hook
 
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         module.register_forward_hook(keep(name))
 
     def run(x):
@@ -143,8 +148,11 @@ def equivariance_report(
         moved = run(act(group, g, x))
         for name, y in still.items():
             errors[name] = max(errors[name], _relative(moved[name], act(group, g, y)))
-    broken = [name for name, error in errors.items() if not error <= tolerance]
-    return EquivarianceReport(errors, broken[0] if broken else None, tolerance)
+    broken = next((name for name, error in errors.items() if not error <= tolerance), None)
+    if broken is None:
+        return EquivarianceReport(errors, None, tolerance)
+    why = reason(modules[broken], group, shapes[broken], still[broken].shape)
+    return EquivarianceReport(errors, broken, tolerance, why)
 
 
 def _relative(moved: Tensor, expected: Tensor) -> float:

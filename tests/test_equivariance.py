@@ -1,6 +1,7 @@
 """The group's action on maps, and the two measures of how far a model commutes with it."""
 
 import copy
+import re
 from collections import OrderedDict
 from math import pi
 
@@ -17,7 +18,9 @@ from pdoe import (
     equivariance_error,
     equivariance_report,
 )
+from pdoe.cpu import MaxPool
 from pdoe.equivariance import act, grid_elements
+from pdoe.models.resnet import MeanPool
 
 NAMES = ["p1", "p2", "p3", "p4", "p5", "p6", "p8", "p12", "p1m", "p2m", "p3m", "p4m", "p6m", "p8m"]
 every_group = pytest.mark.parametrize("name", NAMES)
@@ -263,6 +266,89 @@ def test_batch_norm_per_orientation_breaks_and_the_report_says_so():
     nn.init.normal_(norm.weight)
     model = layers("p4", apart=norm.double())
     assert equivariance_report(model, PointGroup(4), image()).first_broken == "apart"
+
+
+class Halve(nn.Module):
+    """A shortcut that is cut out of the map, as in many residual networks."""
+
+    def forward(self, x):
+        return x[..., ::2, ::2]
+
+
+P8 = PointGroup(8)
+WHY = [
+    (12, GroupConv(P8, 3, 3, stride=2), r"stride of 2 on a size of 12x12 .* must be odd"),
+    (12, GroupConv(P8, 3, 3, "point", stride=2), r"stride of 2 on a size of 12x12 .* be odd"),
+    (12, GroupConv(P8, 3, 3, stride=3), r"stride of 3 on a size of 12x12 .* 1 more than"),
+    (13, nn.MaxPool3d((1, 2, 2)), r"pooling 2x2 over a size of 13x13 .* needs an even one"),
+    (13, nn.AvgPool3d((1, 2, 2)), r"pooling 2x2 over a size of 13x13 .* needs an even one"),
+    (13, MaxPool(), r"pooling 2x2 over a size of 13x13 .* needs an even one"),
+    (13, MeanPool(), r"pooling 2x2 over a size of 13x13 .* needs an even one"),
+    (13, nn.AvgPool3d((1, 3, 3), (1, 3, 3)), r"pooling 3x3 .* needs another one"),
+    (12, nn.AvgPool3d((1, 1, 3), 1), r"differs between rows and columns"),
+    (12, nn.ZeroPad2d((0, 1, 0, 1)), r"asymmetric padding: 0 left, 1 right, 0 top, 1 bottom"),
+    (12, nn.Flatten(1, 2), r"flattens orientations into channels.*not invariant"),
+    (12, nn.Flatten(), r"flattens orientations and places into channels.*not invariant"),
+    (12, nn.Dropout(0.5), r"dropout in training mode"),
+    (12, nn.Sequential(Lopsided(), nn.ReLU()), None),  # Lopsided is named, and not its container
+    (12, Halve(), r"unknown: no known property of Halve explains it"),
+]
+
+
+@pytest.mark.parametrize("size, module, why", WHY, ids=[type(m).__name__ for _, m, _ in WHY])
+def test_the_report_says_why_the_first_layer_breaks(size, module, why):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift, self.suspect = LiftingConv(P8, 2, 3), module
+
+        def forward(self, x):
+            return self.suspect(self.lift(x))
+
+    report = equivariance_report(Model().double().train(), P8, image(size, size))
+    assert report.first_broken == ("suspect" if why else "suspect.0")
+    assert re.search(why or "unknown: no known property of Lopsided", report.reason)
+    assert f"suspect{'' if why else '.0'}" in str(report) and report.reason in str(report)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_the_report_says_why_an_ordinary_layer_or_head_breaks():
+    group = PointGroup(4)
+    conv = nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+    even = nn.Conv2d(2, 3, 4, padding="same", dtype=torch.float64)
+    nn.init.ones_(even.weight)  # symmetric: its padding alone is to blame
+    for model, why in {
+        conv: "an ordinary convolution: its kernel does not turn",
+        even: "padding 'same' of an even kernel pads one side more",
+        nn.Conv2d(2, 3, 12, dtype=torch.float64): "a head that spans the map.*not invariant",
+        nn.Conv2d(2, 3, 1, stride=2, dtype=torch.float64): "stride of 2 on a size of 12x12",
+        nn.Conv2d(2, 3, (1, 3), padding=(0, 1), dtype=torch.float64): "between rows and columns",
+    }.items():
+        assert re.search(why, equivariance_report(model, group, image()).reason)
+
+
+def test_a_block_is_blamed_for_what_it_does_between_its_layers():
+    class Block(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)[..., ::2, ::2]
+
+    model = layers("p4", block=Block(nn.ReLU(), nn.Tanh()))
+    report = equivariance_report(model, PointGroup(4), image())
+    assert report.first_broken == "block" and "none of its layers alone" in report.reason
+
+
+def test_a_sound_model_has_no_reason():
+    assert equivariance_report(layers("p4"), PointGroup(4), image()).reason == ""
+
+
+def test_a_network_without_a_group_is_asked_about_another_ones_turns():
+    """Its lifted maps [B, C, 1, H, W] turn as the images that they are."""
+    x = torch.randn(1, 2, 1, 5, 6)
+    for g in range(4):
+        assert torch.equal(act(PointGroup(4), g, x)[:, :, 0], act(PointGroup(4), g, x[:, :, 0]))
+    report = equivariance_report(layers("p1"), PointGroup(4), image())
+    assert report.first_broken == "lift" and "made for p1" in report.reason
+    assert layers_of(report) == list(layers("p1")._modules)
 
 
 def test_the_report_follows_execution_and_not_registration():

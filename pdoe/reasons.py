@@ -1,0 +1,109 @@
+"""Why a layer does not commute with the turns of the pixel grid, read off the layer, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .groups import PointGroup
+
+PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
+DROPOUTS = nn.modules.dropout._DropoutNd
+
+
+def reason(module: nn.Module, group: PointGroup, shape: Sequence[int], made: Sequence[int]) -> str:
+    """The first reason that applies to a layer whose output does not turn with its input.
+
+    Args:
+        module: the layer.
+        group: the group whose elements were tried.
+        shape, made: of the layer's input and of its output.
+    """
+    own = getattr(module, "group", group)
+    if own != group and not set(_quarters(group)) <= set(_quarters(own)):
+        return f"it is made for {own.name}, which lacks turns or reflections of {group.name}"
+    if isinstance(module, nn.Flatten):
+        return _flattening(module, shape)
+    if said := _sampling(module, shape, made) or _padding(module):
+        return said
+    if isinstance(module, nn.Conv2d):
+        if tuple(module.kernel_size) == tuple(shape[-2:]):
+            return (
+                "a head that spans the map: it weighs each place and orientation by itself and is "
+                "not invariant (pool over the group and space first)"
+            )
+        return "an ordinary convolution: its kernel does not turn with the map"
+    if isinstance(module, DROPOUTS) and module.training:
+        return "dropout in training mode commutes in distribution alone: use eval()"
+    if any(module.children()):
+        return "none of its layers alone: what it does between them (slicing, padding, reshaping)"
+    return f"unknown: no known property of {type(module).__name__} explains it"
+
+
+def _quarters(group: PointGroup) -> list[tuple[int, int]]:
+    """The elements that keep the grid, whatever the group: (reflections, quarter turns)."""
+    return [
+        (m, 4 * r // group.n)
+        for m in range(1 + group.reflections)
+        for r in range(group.n)
+        if 4 * r % group.n == 0
+    ]
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Of rows and columns; three numbers are those of a lifted map, with the group axis first."""
+    return (value, value) if isinstance(value, int) else tuple(value[-2:])
+
+
+def _window(
+    module: nn.Module, shape: Sequence[int], made: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Kernel, stride and padding, as the module has them or as the sizes of its maps say."""
+    kernel, stride = getattr(module, "kernel_size", None), getattr(module, "stride", None)
+    padding = getattr(module, "padding", None)
+    if kernel is None or stride is None or padding is None or isinstance(padding, str):
+        steps = tuple(max(1, n // m) for n, m in zip(shape[-2:], made[-2:], strict=True))
+        return steps, steps, (0, 0)
+    dilation = _pair(getattr(module, "dilation", 1))
+    kernel = tuple(d * (k - 1) + 1 for d, k in zip(dilation, _pair(kernel), strict=True))
+    return kernel, _pair(stride), _pair(padding)
+
+
+def _sampling(module: nn.Module, shape: Sequence[int], made: Sequence[int]) -> str:
+    """Steps that do not end at the far edge as they begin at the near one."""
+    if min(len(shape), len(made)) < 4:
+        return ""
+    window, pools = _window(module, shape, made), not [*module.parameters(recurse=False)]
+    for n, k, s, p in zip(shape[-2:], *window, strict=True):
+        if (n + 2 * p - k) % s == 0:
+            continue
+        size = f"a size of {shape[-2]}x{shape[-1]}"
+        if pools:
+            needs = "an even one" if (k, s, p) == (2, 2, 0) else "another one"
+            return f"pooling {k}x{k} over {size} leaves out one side of the map: it needs {needs}"
+        needs = "odd" if k % 2 and s == 2 else f"{(k - 2 * p) % s} more than multiples of {s}"
+        return f"a stride of {s} on {size} samples off the centre of the map: sizes must be {needs}"
+    if any(a != b for a, b in window):
+        return "its kernel, stride or padding differs between rows and columns"
+    return ""
+
+
+def _padding(module: nn.Module) -> str:
+    if isinstance(module, PADS) and len(set(module.padding)) > 1:
+        left, right, top, bottom = module.padding
+        return f"asymmetric padding: {left} left, {right} right, {top} top, {bottom} bottom"
+    if getattr(module, "padding", None) == "same" and any(k % 2 == 0 for k in module.kernel_size):
+        return "padding 'same' of an even kernel pads one side more than the other"
+    return ""
+
+
+def _flattening(module: nn.Flatten, shape: Sequence[int]) -> str:
+    last = module.end_dim % len(shape)
+    merged = {axis for axis in range(module.start_dim % len(shape), last + 1) if shape[axis] > 1}
+    space, orientations = {len(shape) - 2, len(shape) - 1}, {2} if len(shape) == 5 else set()
+    parts = ["orientations"] * bool(merged & orientations) + ["places"] * bool(merged & space)
+    return (
+        f"it flattens {' and '.join(parts)} into channels: the head behind it weighs each by "
+        "itself and is not invariant (pool over the group and space first)"
+    )
