@@ -10,6 +10,7 @@ from .equivariance import EquivarianceReport, equivariance_error, equivariance_r
 from .export import export_plain
 from .groups import PointGroup
 from .layers import GroupConv, GroupPool, LiftingConv
+from .turns import convergence_order, equivariance_curve
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "GroupPool",
     "LiftingConv",
     "PointGroup",
+    "convergence_order",
+    "equivariance_curve",
     "equivariance_error",
     "equivariance_report",
     "export_plain",
