@@ -12,7 +12,7 @@ PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar compare benchmark clean
+.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar compare report benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the pa
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
 	$(RUN) scripts/compare.py cifar
+
+report: env ## all runs, tables and figures as one page: results/report.html
+	$(RUN) scripts/report.py
 
 benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
 	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from math import ceil, floor, log10
 from typing import Any
@@ -28,6 +28,7 @@ PALETTE = {
     "fourth": ("#84479b", "#cf9ae2"),
 }
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
+SURFACE, INK, MUTED, FAINT, ACCENT, SECOND, *_ = LIGHT.values()
 SERIES = tuple(LIGHT[name] for name in ("accent", "second", "third", "fourth"))
 STYLE = {
     "svg.fonttype": "none",
@@ -105,9 +106,7 @@ def inlined(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style .*?</style>\s*", "", svg, flags=re.S)
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
-    svg = re.sub(
-        r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg
-    )
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\g<1>#{prefix}-", svg)
     svg = svg.replace(FONTS, "inherit")
     for name, colour in LIGHT.items():
@@ -146,7 +145,9 @@ def logarithmic(axis: Any, low: float, high: float) -> None:
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
     if many := log10(high / low) > 3.5:
         decades = decades[:: ceil(len(decades) / 6)]
-    ticks = [s * 10.0**d for d in decades for s in ((1,) if many else (1, 2, 5))]
+    span = log10(high / low)
+    steps = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if span < 0.5 else (1, 2, 5) if span < 1.6 else (1, 3)
+    ticks = [s * 10.0**d for d in decades for s in ((1,) if many else steps)]
     axis.set_ticks([tick for tick in ticks if low <= tick <= high])
     axis.set_major_formatter(power_of_ten if many and high < 1e3 else plain_number)
     axis.set_minor_locator(NullLocator())
@@ -160,8 +161,58 @@ def angles(axes: Any) -> None:
 
 def title(axes: Any, text: str, under: str = "") -> None:
     """What a panel shows, in bold, and under it what tells it from the others."""
-    axes.set_title(text, pad=6 + 13 * (1 + under.count("\n")) if under else 8)
+    axes.set_title(text, pad=9 + 13 * (1 + under.count("\n")) if under else 8)
     if under:
         place = {"xytext": (0, 5), "textcoords": "offset points", "va": "bottom"}
         axes.annotate(under, (0, 1), xycoords="axes fraction", **place, color=LIGHT["muted"],
                       fontsize=9.5, linespacing=1.25)  # fmt: skip
+
+
+def named_lines(axes: Any, edge: str, names: Mapping[str, str]) -> None:
+    """The names of lines, each in its colour, under each other in the top or bottom right corner.
+
+    They have the background behind them: a curve that runs there does not strike them out.
+    """
+    for place, (name, colour) in enumerate(names.items()):
+        below = place if edge == "top" else place - len(names) + 1
+        axes.annotate(
+            name, (0.99, 0.97 if edge == "top" else 0.03), xycoords="axes fraction",
+            xytext=(0, -15 * below), textcoords="offset points", ha="right", va=edge, color=colour,
+            bbox={"facecolor": SURFACE, "alpha": 0.75, "linewidth": 0, "pad": 1.5},
+        )  # fmt: skip
+
+
+def cells(axes: Any, values: Sequence[Sequence[float]], corner: tuple[float, float]) -> None:
+    """Values in [-1, 1] as squares right of and below a corner: blue below 0, orange above.
+
+    The shade is an opacity, so that 0 is the background of a light page and of a dark one.
+    """
+    from matplotlib.patches import Rectangle
+
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if abs(value) > 1e-3:
+                place = corner[0] + column, corner[1] + row
+                colour = SECOND if value > 0 else ACCENT
+                square = Rectangle(place, 1, 1, facecolor=colour, alpha=abs(value), linewidth=0)
+                axes.add_patch(square)
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Rising heights in [0, 1], moved as little as keeps each pair at least ``gap`` apart.
+
+    Where there is no room for that gap, as far apart as there is room.
+    """
+    gap = min(gap, 1 / max(1, len(heights) - 1))
+    blocks: list[list[float]] = []  # [sum of the places of its first one, how many]
+
+    def first(block: list[float]) -> float:
+        return min(max(block[0] / block[1], 0), 1 - gap * (block[1] - 1))
+
+    for height in heights:
+        blocks.append([height, 1])
+        while len(blocks) > 1 and first(blocks[-2]) + gap * blocks[-2][1] > first(blocks[-1]):
+            total, count = blocks.pop()
+            blocks[-1][0] += total - count * gap * blocks[-1][1]
+            blocks[-1][1] += count
+    return [first(block) + gap * place for block in blocks for place in range(int(block[1]))]

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         say("refused: figures need matplotlib: pip install 'pdoe[report]'")
         return 2
     try:
-        page, files, problems = report.write(ROOT / "experiments", args.results)
+        page, files, problems = report.compose(ROOT / "experiments", args.results)
         for path, svg in files.items():
             write_whole(path, svg)
         write_whole(args.results / "report.html", page)

@@ -1,4 +1,4 @@
-"""What the report shows beside runs.csv: what single runs left, equivariance and speed.
+"""What the report reads beside runs.csv: the details of single runs, and lines of CSV files.
 
 Damaged files and lines are named and left out; a file that does not exist is empty. Errors are in
 per cent, angles in degrees. Nothing here imports torch.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .runs import one_line
+from ..runs import one_line
 
 
 @dataclass(frozen=True)
@@ -138,39 +138,3 @@ def read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> tupl
         except ValueError as error:
             problems.append(f"{path.name}:{place}: skipped: {one_line(str(error))}")
     return lines, problems
-
-
-# ---- Speed --------------------------------------------------------------------------------------
-
-SCALING = re.compile(r"scaling p(\d+)(m?), (\d+) fields,")
-
-
-def planar_channels(case: str) -> int | None:
-    """|G| x C of a case of the benchmark that asks how cost grows with size; None for others."""
-    found = SCALING.match(case)
-    return found and int(found[1]) * (2 if found[2] else 1) * int(found[3])
-
-
-def exponents(lines: Sequence[dict]) -> dict[str, tuple[float, list[tuple[int, float]]]]:
-    """Fitted exponent of time against planar channels |G| x C, and the points, per contestant."""
-    sized = [(planar_channels(line["case"]), line) for line in lines]
-    sized = [(size, line) for size, line in sized if size]
-    kinds = [(line["precision"], line["mode"]) for _, line in sized]  # one: eager fp32 first
-    sized = [pair for pair, kind in zip(sized, kinds, strict=True) if kind == max(kinds)]
-    fits = {}
-    for name, cost in (("ours", "ours_ms"), ("plain", "rival_ms")):
-        points = sorted((size, float(line[cost])) for size, line in sized)
-        if len({size for size, _ in points}) > 1:
-            slope, _ = log_slope(points)
-            fits[name] = slope, points
-    return fits
-
-
-def log_slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope and intercept of log y against log x by least squares."""
-    x = [math.log(a) for a, _ in points]
-    y = [math.log(b) for _, b in points]
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
-    slope /= sum((a - mx) ** 2 for a in x)
-    return slope, my - slope * mx
