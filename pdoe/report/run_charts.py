@@ -121,18 +121,21 @@ def against_parameters(name: str, points: Sequence[Point]) -> Draw:
         top = max(error + point.bar for point, error in errors.items()) * 1.1
         logarithmic(axes.yaxis, bottom, top)
         ordered = sorted(points, key=lambda point: (errors[point], point.name))
-        wanted = [math.log(max(errors[p] / bottom, 1)) / math.log(top / bottom) for p in ordered]
-        for point, height in zip(ordered, spread(wanted, 0.062), strict=True):
-            x, y = point.parameters or strip, max(errors[point], bottom)
+        share = math.log(top / bottom)
+        wanted = [math.log(max(errors[p], bottom) / bottom) / share for p in ordered]
+        last = math.log((right if some_unknown else high) / low)
+        for point, y, height in zip(ordered, wanted, spread(wanted, 0.062), strict=True):
+            x = point.parameters or strip
             colour, mark, size = (ACCENT, "o", 6) if point.ours else (MUTED, "s", 5)
-            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4}
-            axes.annotate(
-                f"{point.error}  {point.name}".replace("  ", "\u2002"), (x, y),
-                xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=9,
-                color=colour, arrowprops=line | {"relpos": (0, 0.5)},
+            leader = [math.log(x / low) / last, 1.02], [y, height]  # in fractions of the axes
+            whole = {"transform": axes.transAxes, "clip_on": False}
+            axes.plot(*leader, **whole, color=FAINT, linewidth=0.8, zorder=1)
+            axes.text(
+                1.03, height, f"{point.error}\u2002{point.name}", transform=axes.transAxes,
+                va="center", fontsize=9, color=colour,
             )  # fmt: skip
             axes.errorbar(
-                x, y, point.bar or None, color=colour, marker=mark, markersize=size, elinewidth=1.4,
+                x, max(errors[point], bottom), point.bar or None, color=colour, marker=mark, markersize=size, elinewidth=1.4,
                 linestyle="none", markerfacecolor=SURFACE if point.open else colour,
             )  # fmt: skip
         axes.set_xlabel("parameters" + " (?: not published)" * some_unknown)
