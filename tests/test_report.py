@@ -98,6 +98,13 @@ def place(tmp_path):
     return Place(tmp_path)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For what is written around the figures: drawing them takes a second each."""
+    empty = '<svg viewBox="0 0 9 9"></svg>'
+    monkeypatch.setattr(report.contents, "render", lambda *given: empty)
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """Results in which nothing is missing."""
@@ -177,8 +184,6 @@ def test_committed_results_give_the_same_bytes_without_torch_in_another_process(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "report.html").read_text("utf-8") == page
     assert {path: path.read_text("utf-8") for path in files} == files
-    again, _, _ = report.compose(tmp_path / "experiments", tmp_path / "results")
-    assert again == page
 
 
 def test_every_published_row_run_and_figure_is_in_the_page(full):
@@ -278,7 +283,7 @@ def test_text_of_a_record_is_shown_and_never_run(place):
     assert "<script" not in learning and "&lt;script" in learning
 
 
-def test_without_any_result_every_section_stays_and_says_what_makes_it(place):
+def test_without_any_result_every_section_stays_and_says_what_makes_it(place, undrawn):
     page, files, problems = place.compose()
     Elements(page)
     assert re.findall(r"<h2><a [^>]*>(.*?)</a></h2>", page) == list(HEADINGS)
@@ -303,7 +308,7 @@ def test_without_any_result_every_section_stays_and_says_what_makes_it(place):
         (json.dumps(details("a0")).replace("491", '"491"'), "confusion holds '491'"),
     ],
 )
-def test_a_damaged_details_file_is_named_in_a_line_and_left_out(place, text, said):
+def test_a_damaged_details_file_is_named_in_a_line_and_left_out(place, undrawn, text, said):
     place.put(record("a0"), record("a1", 1)).detail("a1", details("a1"))
     page, _, problems = place.write("mnist_rot/details/a0.json", text).compose()
     assert len(problems) == 1 and said in problems[0]
@@ -311,7 +316,7 @@ def test_a_damaged_details_file_is_named_in_a_line_and_left_out(place, text, sai
     assert html.escape(problems[0]) in page and "n = 1 per panel" in page
 
 
-def test_details_without_a_run_and_damaged_lines_are_named(place):
+def test_details_without_a_run_and_damaged_lines_are_named(place, undrawn):
     place.put(record("a0"), extra="damaged,line\n").detail("zz", details("zz"))
     header = ("network", "state", "angle", "error", "commit")
     place.lines("equivariance/angles.csv", header, ("net", "trained", 0, "much", "beef"))
@@ -331,9 +336,10 @@ JSON = st.recursive(
     max_leaves=5,
 )
 PATHS = [
-    (), ("run_id",), ("metrics",), ("diagnostics",), ("metrics", "epoch"), ("metrics", "test_error"),
-    ("metrics", "train_error", 0), ("diagnostics", "confusion"), ("diagnostics", "confusion", 0),
-    ("diagnostics", "confusion", 0, 0), ("diagnostics", "turned"), ("diagnostics", "turned", "15"),
+    (), ("run_id",), ("metrics",), ("diagnostics",), ("metrics", "epoch"),
+    ("metrics", "test_error"), ("metrics", "train_error", 0), ("diagnostics", "confusion"),
+    ("diagnostics", "confusion", 0), ("diagnostics", "confusion", 0, 0),
+    ("diagnostics", "turned"), ("diagnostics", "turned", "15"),
 ]  # fmt: skip
 
 
@@ -423,7 +429,6 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 PROBE = """<!doctype html><title>probe</title><script>
-let open = 2;
 function look(frame) {
   const page = frame.contentDocument, edge = page.scrollingElement;
   const seen = e => e.getBoundingClientRect().width > 30 && e.getBoundingClientRect().height > 20;
@@ -472,13 +477,13 @@ def test_a_browser_shows_every_table_and_figure_and_a_phone_does_not_scroll_side
     assert sorted(found) == [375, 1265] or sorted(found) == [390, 1280], "beside the scroll bar"
     for width, one in found.items():
         assert one["content"] <= width and one["inside"]
-        assert one["tables"] == elements.count("table") >= 7
+        assert one["tables"] == elements.count("table") >= 6
         assert one["figures"] == elements.count("figure") == 10
         drawings = sum(tag == "svg" for tag, _ in elements.found)
         assert one["drawings"] == drawings
 
 
-def test_the_browser_would_see_a_wide_element_and_a_blocked_load(place, tmp_path):
+def test_the_browser_would_see_a_wide_element_and_a_blocked_load(place, undrawn, tmp_path):
     page, _, _ = place.compose()
     wide = '<div style="width: 600px; height: 9px"></div><img src="https://localhost/x.png">'
     found, console = opened(tmp_path, page.replace("<nav", f"{wide}<nav", 1))

@@ -134,10 +134,9 @@ def against_parameters(name: str, points: Sequence[Point]) -> Draw:
                 1.03, height, f"{point.error}\u2002{point.name}", transform=axes.transAxes,
                 va="center", fontsize=9, color=colour,
             )  # fmt: skip
-            axes.errorbar(
-                x, max(errors[point], bottom), point.bar or None, color=colour, marker=mark, markersize=size, elinewidth=1.4,
-                linestyle="none", markerfacecolor=SURFACE if point.open else colour,
-            )  # fmt: skip
+            style = {"color": colour, "marker": mark, "markersize": size, "elinewidth": 1.4}
+            style["markerfacecolor"] = SURFACE if point.open else colour
+            axes.errorbar(x, max(errors[point], bottom), point.bar or None, **style)
         axes.set_xlabel("parameters" + " (?: not published)" * some_unknown)
         axes.set_ylabel("test error, %")
         title(axes, name)
