@@ -146,8 +146,10 @@ def logarithmic(axis: Any, low: float, high: float) -> None:
     if many := log10(high / low) > 3.5:
         decades = decades[:: ceil(len(decades) / 6)]
     span = log10(high / low)
-    steps = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if span < 0.5 else (1, 2, 5) if span < 1.6 else (1, 3)
-    ticks = [s * 10.0**d for d in decades for s in ((1,) if many else steps)]
+    steps: tuple[float, ...] = (1,)
+    for most, finer in ((2.8, (1, 3)), (1.6, (1, 2, 5)), (0.5, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
+        steps = finer if span < most else steps
+    ticks = [step * 10.0**d for d in decades for step in steps]
     axis.set_ticks([tick for tick in ticks if low <= tick <= high])
     axis.set_major_formatter(power_of_ten if many and high < 1e3 else plain_number)
     axis.set_minor_locator(NullLocator())
@@ -157,6 +159,12 @@ def angles(axes: Any) -> None:
     """A whole turn along x."""
     axes.set_xlim(0, 360)
     axes.set_xticks([0, 90, 180, 270, 360], ["0°", "90°", "180°", "270°", "360°"])
+
+
+def closed(values: Mapping[float, float]) -> tuple[list, list]:
+    """Values by angle, in order, with that of 0 again at 360."""
+    whole = dict(values) | ({360: values[0]} if 0 in values else {})
+    return sorted(whole), [whole[angle] for angle in sorted(whole)]
 
 
 def title(axes: Any, text: str, under: str = "") -> None:

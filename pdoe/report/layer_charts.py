@@ -19,6 +19,7 @@ from ..figures import (
     Draw,
     angles,
     cells,
+    closed,
     logarithmic,
     named_lines,
     spread,
@@ -29,15 +30,18 @@ from ..groups import PointGroup, rotation
 # ---- Equivariance -------------------------------------------------------------------------------
 
 
-def by_angle(name: str, states: Mapping[str, Sequence[tuple[float, float]]]) -> Draw:
-    """Equivariance error of a network against the angle, one line for each of its states."""
+def by_angle(
+    name: str, states: Mapping[str, Sequence[tuple[float, float]]], low: float, high: float
+) -> Draw:
+    """Equivariance error of a network against the angle, a line for each of its states.
+
+    The axis goes from low to high; what is below stands on its edge.
+    """
 
     def draw(axes: Any) -> None:
-        every = [error for points in states.values() for _, error in points if error > 0]
-        low = max(min(every, default=1e-16) / 3, 1e-18)
-        logarithmic(axes.yaxis, low, 3 * max(every, default=1))
+        logarithmic(axes.yaxis, low, high)
         for (_, points), colour in zip(states.items(), SERIES, strict=False):
-            x, y = zip(*sorted(points), strict=True)
+            x, y = closed(dict(points))
             style = {"color": colour, "marker": "o", "markersize": 2.6, "linewidth": 1.2}
             axes.plot(x, np.maximum(y, low), **style)
         angles(axes)
@@ -71,7 +75,7 @@ def by_spacing(
             axes.plot(*zip(*points, strict=True), "o", color=colours[label], markersize=4)
             axes.annotate(
                 f"{label}: order {order:.2f}", (1.02, height), xycoords="axes fraction",
-                va="center", fontsize=9, color=colours[label],
+                va="center", fontsize=9.5, color=colours[label],
             )  # fmt: skip
         axes.set_xlabel("grid spacing")
         axes.set_ylabel("error")

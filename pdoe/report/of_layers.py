@@ -9,7 +9,9 @@ from . import layer_charts as charts
 from .contents import MEDIUM, Report, missing
 from .page import Html, joined, table, tag
 
-COMMAND = "`python scripts/equivariance.py`"
+COMMAND = (
+    "`python scripts/equivariance.py outputs/mnistrot_pdo_p8/seed=0 --results results/equivariance`"
+)
 
 
 def angles(report: Report) -> None:
@@ -23,14 +25,17 @@ def angles(report: Report) -> None:
     content = missing("No `results/equivariance/angles.csv` yet.", COMMAND)
     if networks:
         panels = []
+        positive = [line["error"] for line in lines if line["error"] > 0] or [1.0]
+        edges = min(positive) / 3, max(positive) * 3
         for name, states in networks.items():
             most = (f"{s}, at most {max(p[1] for p in points):.2g}" for s, points in states.items())
             alt = f"{name}: equivariance error against angle; {'; '.join(most)}"
-            panels.append((charts.by_angle(name, states), alt))
+            panels.append((charts.by_angle(name, states, *edges), alt))
         caption = (
             "Relative difference between turning the input and turning the output, against the "
-            "angle (one network for each line, n = 1; random images; logarithmic, what is 0 stands "
-            f"on the edge; {commits_of(lines)})."
+            "angle, for smooth random images that are evaluated at the turned pixels (one network "
+            "for each line, n = 1, float64; one logarithmic axis for all, on whose edge 0 stands; "
+            f"{commits_of(lines)})."
         )
         content = report.figure("equivariance/angles", heading, panels, caption)
     report.section("equivariance", heading, content, *first_layers(report))
@@ -84,9 +89,11 @@ def spacing(report: Report) -> None:
     content = missing("No `results/equivariance/order.csv` yet.", COMMAND)
     if panels:
         caption = (
-            "Equivariance error of a layer under a turn of that angle on ever finer grids, both "
-            "axes logarithmic; the lines are least squares fits, the order is their slope (one "
-            f"layer for each line, n = 1; {commits_of(lines)})."
+            "Equivariance error of layers, on a smooth random image, under a turn of that angle "
+            "as the grid becomes finer; both axes logarithmic. Lines are least squares fits, the "
+            "order is their slope: 2 in theory, 0 for layers that do not turn, such as those of p1 "
+            "(layers with random weights, one draw for each line, n = 1, float64; "
+            f"{commits_of(lines)})."
         )
         content = report.figure("equivariance/order", heading, panels, caption, MEDIUM)
     report.section("order", heading, content)

@@ -54,7 +54,7 @@ def groups(report: Report) -> None:
         of_sweep = line.paper.row == row and choices.get("recipe") == recipe and line.ours
         if not of_sweep or choices.keys() - {"recipe", "group", "model.widths"}:
             continue
-        if line.another or group in chosen or group not in GROUPS:
+        if group in chosen or group not in GROUPS:
             left_out += len(line.finished)
         else:
             chosen[group] = line

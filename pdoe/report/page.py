@@ -158,7 +158,7 @@ nav a:hover { text-decoration: underline; }
 table { border-collapse: collapse; font-size: 0.875rem; line-height: 1.4; width: max-content;
   min-width: 100%;
   font-variant-numeric: tabular-nums lining-nums; }
-th, td { text-align: left; vertical-align: top; padding: 0.45rem 0.9rem 0.45rem 0; }
+th, td { text-align: left; vertical-align: top; padding: 0.45rem 0.85rem 0.45rem 0; }
 th:last-child, td:last-child { padding-right: 0; }
 th { color: var(--muted); font-weight: 500; vertical-align: bottom; white-space: nowrap;
   border-bottom: 1px solid var(--muted); }
@@ -166,8 +166,8 @@ td { border-bottom: 1px solid var(--faint); }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td { max-width: 19rem; }
 tr.under td:first-child { padding-left: 1.2rem; }
-tr.under code { display: inline-block; margin-right: 0.4rem; max-width: 15rem; }
-tr.under td:first-child { max-width: 17rem; }
+tr.under code { display: inline-block; margin-right: 0.4rem; max-width: 12.5rem; }
+tr.under td:first-child { max-width: 14rem; }
 tr.quiet td { color: var(--muted); }
 td small { display: block; color: var(--muted); font-size: 0.9em; max-width: 11rem; }
 td small:empty { display: none; }
@@ -191,6 +191,7 @@ summary { cursor: pointer; color: var(--accent); }
 @media (max-width: 34rem) {
   main { padding-top: 2rem; }
   th, td { padding-right: 0.75rem; }
+  td small { max-width: 6.5rem; }
   td:first-child, tr.under td:first-child { max-width: 8.5rem; padding-left: 0; }
   tr.under td:first-child { padding-left: 0.6rem; }
 }

@@ -23,6 +23,7 @@ from ..figures import (
     Draw,
     angles,
     cells,
+    closed,
     logarithmic,
     named_lines,
     spread,
@@ -132,7 +133,7 @@ def against_parameters(name: str, points: Sequence[Point]) -> Draw:
             axes.plot(*leader, **whole, color=FAINT, linewidth=0.8, zorder=1)
             axes.text(
                 1.03, height, f"{point.error}\u2002{point.name}", transform=axes.transAxes,
-                va="center", fontsize=9, color=colour,
+                va="center", fontsize=9.5, color=colour,
             )  # fmt: skip
             style = {"color": colour, "marker": mark, "markersize": size, "elinewidth": 1.4}
             style["markerfacecolor"] = SURFACE if point.open else colour
@@ -160,12 +161,6 @@ def turned(name: str, under: str, seeds: Sequence[Mapping[int, float]], top: flo
         title(axes, name, under)
 
     return draw
-
-
-def closed(values: Mapping[int, float]) -> tuple[list, list]:
-    """Values by angle, in order, with that of 0 again at 360."""
-    whole = dict(values) | ({360: values[0]} if 0 in values else {})
-    return sorted(whole), [whole[angle] for angle in sorted(whole)]
 
 
 def confusion(name: str, under: str, counts: np.ndarray) -> Draw:

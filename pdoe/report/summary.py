@@ -22,13 +22,14 @@ PROVENANCES = (
 )
 COLUMNS = (
     "system", "group", "paper", "ours", "difference ± h", "verdict", "n", "spread",
-    "parameters", "data",
+    "parameters",
 )  # fmt: skip
 NUMBERS = "paper|ours|difference ± h|n|parameters"
 NOTE = (
     "Below a row, indented: its runs with other settings, which are averaged on their own and held "
     "against nothing. Spread: standard deviation over seeds, smallest and largest error. `*`: a "
-    "run was made with uncommitted changes. Parameters: ours, and as published."
+    "run was made with uncommitted changes. Below our error: the data; below our parameters: the "
+    "published count."
 )
 
 
@@ -85,7 +86,8 @@ def result(line: Line) -> list[object]:
         if ours.std is not None:
             span = tag("small", f"{ours.low:.3f} to {ours.high:.3f}")
             spread = joined([f"± {ours.std:.3f}", span])
-        numbers = [f"{ours.mean:.3f}{star}", away, verdict, ours.n, spread]
+        mean = joined([f"{ours.mean:.3f}{star}", tag("small", line.provenance)])
+        numbers = [mean, away, verdict, ours.n, spread]
     counts = sorted({run["parameters"] for run in line.finished} - {None})
     published = "" if paper.parameters is None else f"paper {paper.parameters:,}"
     group, _, remark = group_of(line).partition(" (")
@@ -97,7 +99,6 @@ def result(line: Line) -> list[object]:
         paper.error,
         *numbers,
         joined([", ".join(f"{count:,}" for count in counts) or NONE, tag("small", published)]),
-        line.provenance or NONE,
     ]
 
 
