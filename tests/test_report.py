@@ -3,6 +3,7 @@
 import copy
 import csv
 import html
+import importlib.util
 import json
 import math
 import os
@@ -378,17 +379,46 @@ def test_the_sweep_over_groups_takes_its_own_runs_and_counts_those_left_out(plac
     assert "26,747" in svg and "26,000" in svg and svg.count(">not run<") == 6
 
 
-def test_a_results_file_that_cannot_be_read_is_refused_in_one_line(place, capsys):
-    from importlib.util import module_from_spec, spec_from_file_location
+def test_extremes_are_drawn_not_stumbled_over(place):
+    nothing = {"epoch": [], "train_error": [], "test_error": []}
+    empty = details("b0") | {"metrics": nothing, "diagnostics": {"turned": {}, "confusion": None}}
+    zero = details("a0", 0.0)
+    zero["diagnostics"] = {"turned": {"0": 0}, "confusion": [[0, 0], [0, 0]]}
+    place.put(
+        record("a0", error=0.0, parameters=0), record("b0", error=100.0, overrides=""),
+        record("c0", error=5.0, overrides="", experiment="mnistrot_p4", parameters=None),
+    ).detail("a0", zero).detail("b0", empty)  # fmt: skip
+    angles = [("net", "trained", 0, 0.0, ""), ("one", "trained", 7, -1, "")]
+    place.lines(
+        "equivariance/angles.csv", ("network", "state", "angle", "error", "commit"), *angles
+    )
+    header = ("group", "layer", "angle", "spacing", "error", "order", "commit")
+    place.lines("equivariance/order.csv", header, *[("p8", "x", 1, 0.5, e, 2, "") for e in (0, 1)])
+    page, files, problems = place.compose()
+    assert problems == [] and Elements(page).count("figure") == len(files) == 8
+    assert "<code>results/equivariance/order.csv</code> yet" in page
 
-    spec = spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("script", ROOT / "scripts" / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_results_file_that_cannot_be_read_is_refused_in_one_line(place, script, capsys):
     place.put(record("a0"), record("a0", 1))
     assert script.main(["--results", str(place.results)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "2 lines are named a0" in said
     assert not (place.results / "report.html").exists()
+
+
+def test_without_matplotlib_the_command_says_what_to_install(place, script, capsys, monkeypatch):
+    monkeypatch.setattr(script, "find_spec", lambda name: None)
+    assert script.main(["--results", str(place.results)]) == 2
+    assert "pip install 'pdoe[report]'" in capsys.readouterr().err
 
 
 def test_lines_of_a_missing_file_are_none_and_those_of_no_csv_are_named(tmp_path):
