@@ -13,7 +13,7 @@ PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare benchmark clean
+.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare report benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ sweep-groups: env ## train one MNIST-rot network with every group, at equal para
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
 	$(RUN) scripts/compare.py cifar
+
+report: env ## all runs, tables and figures as one page: results/report.html
+	$(RUN) scripts/report.py
 
 benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
 	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def rotation(angle: float) -> list[list[float]]:
@@ -29,6 +31,8 @@ def _table(array: Callable[[PointGroup], np.ndarray]) -> cached_property[Tensor]
 
     @wraps(array)
     def constant(group: PointGroup) -> Tensor:
+        import torch  # here, since a group's name, order and frames cost no second of loading
+
         with torch.inference_mode(False):
             return torch.from_numpy(array(group))
 

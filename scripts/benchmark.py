@@ -24,7 +24,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import os
 import re
 import subprocess
@@ -47,9 +46,11 @@ from torch import nn  # noqa: E402
 
 from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
 from pdoe.devices import device_name, resolve_device  # noqa: E402
+from pdoe.figures import render  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
 from pdoe.markdown import grid  # noqa: E402
 from pdoe.records import now, repository_state  # noqa: E402
+from pdoe.report.layer_charts import exponents, scaling  # noqa: E402
 
 COLUMNS = (
     "case", "phase", "precision", "mode", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1",
@@ -308,47 +309,13 @@ def targets(lines: list[dict[str, str]]) -> str:
     return grid(("target", "bound", "measured, the worst case", "verdict"), rows)
 
 
-def exponents(lines: list[dict[str, str]]) -> dict[str, tuple[float, list[tuple[int, float]]]]:
-    """Fitted exponent of time against planar channels |G| x C, and the points, per contestant."""
-    sizes = {case.name: case.size for case in cases() if case.name.startswith("scaling")}
-    lines = [line for line in lines if line["case"] in sizes]
-    kinds = [(line["precision"], line["mode"]) for line in lines]  # one of them: eager fp32 first
-    lines = [line for line, kind in zip(lines, kinds, strict=True) if kind == max(kinds)]
-    fits = {}
-    for name, column in (("ours", "ours_ms"), ("plain", "rival_ms")):
-        points = sorted((sizes[line["case"]], float(line[column])) for line in lines)
-        if len({size for size, _ in points}) > 1:
-            x = [math.log(size) for size, _ in points]
-            y = [math.log(cost) for _, cost in points]
-            mx, my = sum(x) / len(x), sum(y) / len(y)
-            slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
-            fits[name] = slope / sum((a - mx) ** 2 for a in x), points
-    return fits
-
-
-def draw(lines: list[dict[str, str]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
-    for (name, (slope, points)), mark in zip(exponents(lines).items(), "ox", strict=True):
-        axes.loglog(*zip(*points, strict=True), mark, label=f"{name}: exponent {slope:.2f}")
-    axes.set_xlabel("planar channels |G| x C")
-    axes.set_ylabel("evaluation of a layer, ms")
-    axes.set_title("16x16 maps, batch 32; p4, p8, p16")
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
-
-
 def write(path: Path, before: list[dict[str, str]], lines: list[dict]) -> None:
     """The figures, the table and the drawing of what was there before and what is new."""
     after = merged(before, lines)
     write_whole(path, csv_text(after))
     write_whole(path.with_suffix(".md"), table(path.stem, after, before))
-    if exponents(after) and find_spec("matplotlib"):
-        draw(after, path.with_suffix(".svg"))
+    if (fits := exponents(after)) and find_spec("matplotlib"):
+        write_whole(path.with_suffix(".svg"), render([scaling(fits)], 410, 330))
 
 
 def slug(device: str, threads: int | None) -> str:
