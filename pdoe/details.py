@@ -1,8 +1,8 @@
 """What is kept of a run beside its line in runs.csv: curves, diagnostics, manifest.
 
 ``results/<table>/details/<run_id>.json``, written by ``scripts/compare.py`` from run folders and
-from W&B alike, and read by the report. Nothing here imports torch. Anything that is damaged is left
-out: it never keeps a run from its table.
+from W&B alike, and read by :mod:`pdoe.report`. Nothing here imports torch. Anything that is damaged
+is left out: it never keeps a run from its table.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-PARTS = ("metrics", "diagnostics", "manifest")
 
 
 def of_folder(folder: Path, manifest: object) -> dict[str, Any]:
@@ -74,21 +72,3 @@ def text(run_id: str, details: Mapping[str, Any]) -> str:
 
 def column(values: Iterable[float | None]) -> str:
     return "[" + ", ".join(["null" if v is None else f"{v:.7g}" for v in values]) + "]"
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The details in a file, with every part, None where it is missing.
-
-    Raises:
-        ValueError: the file is damaged; the message is one line.
-    """
-    try:
-        held = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
-    if not isinstance(held, dict) or held.get("run_id") != path.stem:
-        raise ValueError(f"{path} does not hold the details of run {path.stem}")
-    for part in PARTS:
-        if not isinstance(held.get(part), dict | None):
-            raise ValueError(f"{path}: {part} is no object")
-    return {part: held.get(part) for part in PARTS}

@@ -284,6 +284,19 @@ def test_text_of_a_record_is_shown_and_never_run(place):
     assert "<script" not in learning and "&lt;script" in learning
 
 
+def test_rows_with_several_seeds_are_held_against_each_other(place, undrawn):
+    assert "differences between rows" not in place.compose()[0]
+    errors = {"a": (2.0, 2.2), "b": (3.0, 3.4)}
+    place.put(
+        *(record(f"a{s}", s, e, FAST) for s, e in enumerate(errors["a"])),
+        *(record(f"b{s}", s, e, f"group=p4,{FAST}") for s, e in enumerate(errors["b"])),
+    )
+    page = place.compose()[0]
+    assert "MNIST-rot: differences between rows" in page
+    half = 12.7062 * 0.1  # t(1) times the standard error of -1.0 and -1.2
+    assert f"+1.100 ± {half:.3f} (n = 2)" in page
+
+
 def test_without_any_result_every_section_stays_and_says_what_makes_it(place, undrawn):
     page, files, problems = place.compose()
     Elements(page)

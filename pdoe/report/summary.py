@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from .. import markdown
-from ..tables import Line
+from ..tables import Contrast, Line, contrasts
 from .contents import NONE, Report, counted, group_of, missing, settings
 from .page import Html, inline, joined, prose, table, tag
 
@@ -63,6 +63,12 @@ def published(report: Report) -> None:
             parts.append(missing("Nothing of this table ran yet.", one.command))
         label = f"{one.title}: the published errors and ours"
         parts.append(table(COLUMNS, map(result, one.lines), label, NUMBERS))
+        if pairs := contrasts(one.lines):
+            rows = ([compared(pair), *markdown.contrast_cells(pair)[1:]] for pair in pairs)
+            label = f"{one.title}: differences between rows"
+            parts.append(table(markdown.DIFFERENCES, rows, label, "p|p, Holm"))
+            notes = re.split(r"\n?- ", markdown.CONTRASTS)[1:]
+            parts.append(tag("ul", *(tag("li", inline(note)) for note in notes), class_="note"))
     opening, *items = re.split(r"\n+- ", markdown.RULE.removeprefix("**Verdict.** "))
     rule = tag("ul", *(tag("li", inline(item)) for item in items))
     parts.append(tag("details", tag("summary", "How a verdict is reached"), prose(opening), rule))
@@ -112,3 +118,9 @@ def different(line: Line) -> Html:
     if line.another:
         parts.insert(0, f"configuration {line.another[:8]}")
     return joined((tag("code", part) for part in parts), " ")
+
+
+def compared(pair: Contrast) -> Html:
+    """The two lines of a difference."""
+    names = (f"{line.paper.row} {line.overrides}".strip() for line in (pair.first, pair.second))
+    return joined((tag("code", name) for name in names), " − ")
