@@ -1,12 +1,13 @@
 """Weights & Biases behind one small object. No account and no network ever stop a run.
 
-What comes back out of W&B is read by :mod:`pdoe.logged`.
+What W&B has of a run is read back by :mod:`pdoe.logged`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,11 +21,11 @@ _MEANT = {  # what WANDB_MODE may hold
     **{"": "auto", "online": "online", "run": "online", "shared": "online"},
     **{"offline": "offline", "dryrun": "offline", "disabled": "disabled"},
 }
-# Seconds. A server that is out of reach when a run begins costs START, and 2 more for taking W&B's
-# service down; one that is lost during a run costs PROBE and END when it ends.
+# Seconds. A server that is out of reach when a run begins costs START, and up to 2 more to take
+# W&B's service down; one that is lost during a run costs PROBE and END when the run ends.
 START, PROBE, END = 7, 5, 20
 UPLOAD = 120  # seconds for the weights, on a server that answers
-_out_of_reach: str | None = None  # why: no later run of this process waits for it again
+_out_of_reach = ""  # why: no later run of this process waits for it again
 
 
 class Tracker:
@@ -34,10 +35,10 @@ class Tracker:
         mode: ``auto`` obeys WANDB_MODE if it is set, else goes online if a login is stored and
             offline if not, without ever asking; ``online`` falls back to offline too if the
             server cannot be had; ``offline``; ``disabled``.
-        folder: of the run; all that W&B keeps lies in ``<folder>/wandb``, so that a copy of
-            the folder can be uploaded elsewhere (`wandb sync` in it).
-        run_id, name, group, tags, config: of the W&B run.
-        record: of the run as it begins; it goes into the config as JSON text, exact to the digit.
+        folder: of the run. All that W&B keeps of it lies in ``<folder>/wandb``, so that a copy of
+            the folder can be uploaded elsewhere: `wandb sync` in it.
+        project, run_id, name, group, tags, config: of the W&B run.
+        record: of the run as it begins; goes into the config as JSON text, exact to the digit.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class Tracker:
     ):
         if mode not in MODES:
             raise ValueError(f"tracking.mode is one of {', '.join(MODES)}, not {mode!r}")
-        self._run, self._folder, self._online, why = None, Path(folder), False, ""
+        why = ""
         if mode == "auto":
             said = os.environ.get("WANDB_MODE", "")
             mode = _MEANT.get(said, "offline")
             why = "" if said in _MEANT else f" (WANDB_MODE={said} is no mode of W&B)"
+        self._run, self._online = None, False
         if mode == "disabled":
             return
         arguments = {
@@ -79,32 +81,21 @@ class Tracker:
                 with suppress(Exception):
                     wandb.run.finish(exit_code=1)
             with _environment(WANDB_MODE=None):  # it has been heard
-                quiet = wandb.Settings(console="off", silent=True)
-                wandb.setup(settings=quiet)  # or `wandb.login` has its say on the terminal
-                if mode != "offline":  # `wandb.init` would ask for a login
-                    self._online, why = _reachable(wandb)
-                if self._online:
-                    before = {*self._folder.glob("wandb/run-*")}
-                    try:
-                        self._run = _begin(wandb, "online", arguments)
-                    except Exception as error:
-                        self._online, why = False, _lost(error)
-                        wandb.teardown()  # the id is taken otherwise
-                        for left in {*self._folder.glob("wandb/run-*")} - before:
-                            shutil.rmtree(left)  # it would be an empty run to all who look
-                        wandb.setup(settings=quiet)
-                if not self._online:
-                    self._run = _begin(wandb, "offline", arguments)
+                if mode != "offline":
+                    self._run, why = _online(wandb, arguments)
+                    self._online = self._run is not None
+                self._run = self._run or _begin(wandb, "offline", arguments)
             self._run.define_metric("*", step_metric="epoch")
+            # Not in `folder` if that cannot be written to: W&B then takes another one.
+            self._kept = Path(self._run.dir).parent
         except Exception as error:
             self._lose(error)
             return
-        where = _from_here(Path(self._run.dir).parent)
-        how = f"look with `make view` or `wandb leet {where}`"
+        how = f"look with `make view` or `wandb leet {_typed(self._kept)}`"
         if self._online:
             print(f"tracking: online, {self._run.url}; {how}")
         else:
-            upload = f"`cd {_from_here(self._folder)} && wandb sync`"
+            upload = f"`cd {_typed(self._kept.parents[1])} && wandb sync`"
             print(f"tracking: offline{why}; {how}; upload with {upload}")
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -144,13 +135,13 @@ class Tracker:
         told = {**_numbers(record), "record": json.dumps(record)}
         if diagnostics is not None:
             told["diagnostics"] = json.dumps(diagnostics)
-        staging = Path(self._run.dir).parent / "staging"
         try:
-            if self._online and (problem := _silent_server(wandb)):
+            if self._online and (lost := _lost_server(wandb)):
                 # W&B asks the server before it takes a table or a file, and waits for each.
-                print(f"tracking: {problem}; what it has is in {_from_here(staging.parent)}")
                 diagnostics = weights = None
-            with _environment(WANDB_DATA_DIR=str(staging)):
+                upload = f"`wandb sync {_typed(self._kept)}`"
+                print(f"tracking: tables and weights are left out{lost}; upload with {upload}")
+            with _environment(WANDB_DATA_DIR=str(self._kept / "staging")):
                 shown = _tables(wandb, diagnostics or {})
                 if filters is not None:
                     shown["filters"] = wandb.Image(np.asarray(filters))
@@ -171,16 +162,15 @@ class Tracker:
 
     def _keep(self, wandb: Any, weights: Path) -> None:
         """Copy a file to where W&B keeps this run, and log the copy as an artifact."""
-        copy = Path(self._run.dir).parent / "artifacts" / weights.name
+        copy = self._kept / "artifacts" / weights.name
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(weights, copy)
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
-        # W&B's own copies lie in the user's home under absolute names.
         entry = artifact.add_file(str(copy), policy="immutable", skip_cache=True)
         if not self._online:
-            # `wandb sync` takes the name as one from where it runs, and says nothing if no such
-            # file is there: it runs in the folder of the run, wherever that has been copied to.
-            entry.local_path = str(copy.resolve().relative_to(self._folder.resolve()))
+            # By an absolute name `wandb sync` would not find it in a copy of the folder, and would
+            # not say so. A relative one counts from where `wandb sync` runs: the run's folder.
+            entry.local_path = str(copy.relative_to(self._kept.parents[1]))
         logged = self._run.log_artifact(artifact, aliases=["last"])
         if self._online:
             logged.wait(timeout=UPLOAD)
@@ -192,35 +182,45 @@ class Tracker:
         print(f"tracking: W&B failed ({_line(error)}); the run goes on without it")
 
 
-def _begin(wandb: Any, mode: str, arguments: Mapping[str, Any]) -> Any:
-    settings = wandb.Settings(console="off", silent=True, init_timeout=START, finish_timeout=END)
-    resume = "allow" if mode == "online" else None  # offline runs cannot be resumed
-    return wandb.init(mode=mode, resume=resume, settings=settings, **arguments)
-
-
-def _reachable(wandb: Any) -> tuple[bool, str]:
-    """Whether to try the server, and if not why not."""
-    if _out_of_reach is not None:
-        return False, _out_of_reach
+def _online(wandb: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+    """An online run, or None and why there is none."""
+    if _out_of_reach:
+        return None, _out_of_reach
     try:
-        if wandb.login(prompt=False, verify=False):
-            return True, ""
+        wandb.setup(settings=wandb.Settings(silent=True))  # or `login` has its say
+        if not wandb.login(prompt=False, verify=False):  # `wandb.init` would ask for one
+            return None, " (no W&B login is stored: `wandb login`)"
     except Exception as error:  # a key of a wrong length
-        return False, f" ({_line(error)})"
-    return False, " (no W&B login is stored: `wandb login`)"
+        return None, f" ({_line(error)})"
+    before = {*Path(arguments["dir"]).glob("wandb/run-*")}
+    try:
+        return _begin(wandb, "online", arguments), ""
+    except Exception as error:
+        wandb.teardown()  # the id is taken otherwise
+        for left in {*Path(arguments["dir"]).glob("wandb/run-*")} - before:
+            shutil.rmtree(left)  # or it would pass for a run
+        return None, _remember(error)
 
 
-def _silent_server(wandb: Any) -> str | None:
-    """What to say if the server has stopped answering."""
+def _begin(wandb: Any, mode: str, arguments: Mapping[str, Any]) -> Any:
+    return wandb.init(
+        mode=mode,
+        resume="allow" if mode == "online" else None,  # offline runs cannot be resumed
+        settings=wandb.Settings(console="off", silent=True, init_timeout=START, finish_timeout=END),
+        **arguments,
+    )
+
+
+def _lost_server(wandb: Any) -> str:
+    """Why the server of a run that began online is out of reach now, or nothing."""
     try:
         wandb.Api(timeout=PROBE)  # verifies the login
-        return None
+        return ""
     except Exception as error:
-        return "the server is lost" + _lost(error)
+        return _remember(error)
 
 
-def _lost(error: Exception) -> str:
-    """Why the server cannot be had, kept for the runs to come."""
+def _remember(error: Exception) -> str:
     global _out_of_reach
     _out_of_reach = f" (W&B is out of reach: {_line(error)})"
     return _out_of_reach
@@ -285,11 +285,10 @@ def _environment(**variables: str | None) -> Iterator[None]:
         put(before)
 
 
-def _from_here(path: Path) -> str:
+def _typed(path: Path) -> str:
     """A path as it is typed in the current folder."""
-    path = path.resolve()
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    path, here = path.resolve(), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _line(error: Exception) -> str:

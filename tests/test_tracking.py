@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -85,6 +86,16 @@ def kept(folder):
     return sorted(folder.glob("wandb/*run-2*"))
 
 
+def python(script):
+    return [sys.executable, "-c", textwrap.dedent(script)]
+
+
+def importing():
+    """The environment in which a script can import what this file does."""
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+
+
 def without_none(rows):
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
@@ -96,7 +107,7 @@ def nobody_is_logged_in(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(tracking, "_out_of_reach", None)
+    monkeypatch.setattr(tracking, "_out_of_reach", "")
     yield
     import wandb
 
@@ -183,45 +194,34 @@ def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, cap
 
 
 @pytest.mark.usefixtures("nobody_listens")
-def test_a_dead_server_costs_one_wait_in_a_process(tmp_path, capsys):
-    began = time.perf_counter()
-    first = tracker("auto", tmp_path / "first")
-    assert time.perf_counter() - began < 10.5
-    for row in ROWS:
-        first.log(row)
-    began = time.perf_counter()
-    first.finish(RECORD, failed=False)
-    second = tracker("online", tmp_path / "second", run_id="second")
-    second.finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 3
-    told = capsys.readouterr()
-    assert [line[:44] for line in told.out.splitlines()] == [
-        "tracking: offline (W&B is out of reach: Comm"
-    ] * 2
-    assert not told.err
-    assert read_offline(*kept(tmp_path / "first")).metrics == ROWS
-    assert read_offline(*kept(tmp_path / "second")).record == RECORD
-
-
-@pytest.mark.usefixtures("nobody_listens")
-def test_a_script_with_a_dead_server_ends_with_0_and_does_not_hang(tmp_path):
+def test_a_dead_server_costs_a_process_one_wait_and_ends_it_with_0(tmp_path):
     script = f"""
-from pathlib import Path
-from pdoe import tracking
-from test_tracking import tracker, ROWS, RECORD
-tracking.START = 1
-run = tracker("auto", Path({str(tmp_path)!r}))
-for row in ROWS:
-    run.log(row)
-run.finish(RECORD, failed=False)
-"""
+        import time
+        from pathlib import Path
+        from test_tracking import RECORD, ROWS, tracker
+
+        times = [time.perf_counter()]
+        first = tracker("auto", Path({str(tmp_path / "first")!r}))
+        times.append(time.perf_counter())
+        for row in ROWS:
+            first.log(row)
+        first.finish(RECORD, failed=False)
+        second = tracker("online", Path({str(tmp_path / "second")!r}), run_id="second")
+        second.finish(RECORD, failed=False)
+        times.append(time.perf_counter())
+        print([after - before for before, after in zip(times, times[1:])])
+    """
     began = time.perf_counter()
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    subprocess.run(
-        [sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": path}
-    )
-    assert time.perf_counter() - began < 20
-    assert read_offline(*kept(tmp_path)).metrics == ROWS
+    done = subprocess.run(python(script), env=importing(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and time.perf_counter() - began < 25
+    first, second, times = done.stdout.splitlines()
+    assert first.startswith("tracking: offline (W&B is out of reach: CommError: ")
+    assert second.startswith("tracking: offline (W&B is out of reach: CommError: ")
+    wait, rest = json.loads(times)
+    assert wait < 10.5 and rest < 3
+    (folder,) = kept(tmp_path / "first")
+    assert read_offline(folder).metrics == ROWS
+    assert [path.name[:7] for path in kept(tmp_path / "second")] == ["offline"]
 
 
 def test_a_tracker_that_cannot_write_is_left_behind(tmp_path, capsys, monkeypatch):
@@ -316,7 +316,10 @@ def test_an_offline_run_copied_elsewhere_uploads_the_same(tmp_path, server):
     sync = [sys.executable, "-m", "wandb", "sync", "--yes"]
     # Elsewhere there is no service of this process, which runs in another folder.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    subprocess.run(sync, cwd=tmp_path / "laptop", check=True, capture_output=True, env=environment)
+    done = subprocess.run(
+        sync, cwd=tmp_path / "laptop", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stderr
     assert_all_of_it(server.runs["abc123"])
 
 
@@ -373,7 +376,9 @@ def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
     assert time.perf_counter() - began < 3
     told = capsys.readouterr()
     assert [line.split(" (")[0].split(",")[0] for line in told.out.splitlines()] == [
-        *("tracking: online", "tracking: the server is lost", "tracking: offline"),
+        "tracking: online",
+        "tracking: tables and weights are left out",
+        "tracking: offline",
     ]
     assert not told.err
     logged = read_offline(*kept(tmp_path))
@@ -465,25 +470,24 @@ def test_numbers_that_are_not_finite_read_back(tmp_path):
 
 
 def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     script = f"""
-import time
-from pathlib import Path
-from test_tracking import tracker, ROWS
-run = tracker("offline", Path({str(tmp_path / "seed=0")!r}))
-run.log(ROWS[0])
-run.log(ROWS[1])
-run.log({{"epoch": 3, "train_loss": 99.0, "test_error": 99.0, "seconds": 99.0}})
-run.log({{"epoch": 4, "train_loss": 99.0}})
-time.sleep(1)
-print("ready", flush=True)
-time.sleep(600)
-"""
+        import time
+        from pathlib import Path
+        from test_tracking import ROWS, tracker
+
+        run = tracker("offline", Path({str(tmp_path / "seed=0")!r}))
+        run.log(ROWS[0])
+        run.log(ROWS[1])
+        run.log({{"epoch": 3, "train_loss": 99.0, "test_error": 99.0, "seconds": 99.0}})
+        run.log({{"epoch": 4}})  # W&B takes a row for whole when the next one begins
+        time.sleep(1)
+        print("ready", flush=True)
+        time.sleep(600)
+    """
     # By default W&B's service holds back up to 15 s of rows, and such a kill loses them.
     often = {"WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "0.1"}
-    environment = os.environ | {"PYTHONPATH": path} | often
     child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+        python(script), env=importing() | often, stdout=subprocess.PIPE, text=True
     )
     while child.stdout.readline() != "ready\n":
         pass
