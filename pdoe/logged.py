@@ -209,7 +209,7 @@ def _fragment(
         row = {
             key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
             for key, value in item.items()
-            if key[0] != "_" and "." not in key and not isinstance(value, Mapping)
+            if not key.startswith("_") and "." not in key and not isinstance(value, Mapping)
         }
         if row.get("epoch") is not None:  # W&B gives a row of its own to what is logged at the end
             rows.append(row)

@@ -252,6 +252,28 @@ def test_what_cannot_be_told_at_the_end_ends_the_tracking_alone(tmp_path, capsys
     assert read_offline(*kept(tmp_path)).record == RECORD
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
+    environment = tmp_path / "venv"  # whose Python says what it is asked for
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (environment / "bin" / "python").chmod(0o755)
+    runs = tmp_path / "out puts"
+    newest = runs / "b" / "seed=0" / "wandb" / "offline-run-20260102_000000-b"
+    for folder in (newest, runs / "c" / "seed=0" / "wandb" / "run-20260101_000000-c"):
+        (folder / "files").mkdir(parents=True)
+    (environment / ".made").touch()
+
+    def view(folder):
+        make = ["make", "view", f"VENV={environment}", f"RUN={folder}"]
+        here = Path(__file__).parents[1]
+        return subprocess.run(make, cwd=here, capture_output=True, text=True)
+
+    assert view(runs).stdout == f"-m wandb leet {newest}\n"
+    nothing = view(tmp_path / "venv")
+    assert nothing.returncode and nothing.stdout == f"no W&B run lies below {environment}\n"
+
+
 def test_an_unknown_mode_is_named(tmp_path):
     with pytest.raises(ValueError, match="auto, online, offline, disabled, not 'yes'"):
         tracker("yes", tmp_path)
@@ -478,8 +500,9 @@ def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
         run = tracker("offline", Path({str(tmp_path / "seed=0")!r}))
         run.log(ROWS[0])
         run.log(ROWS[1])
-        run.log({{"epoch": 3, "train_loss": 99.0, "test_error": 99.0, "seconds": 99.0}})
-        run.log({{"epoch": 4}})  # W&B takes a row for whole when the next one begins
+        for epoch in (3, 4):
+            run.log({{"epoch": epoch, "train_loss": 9.0, "test_error": 99.0, "seconds": 49.125}})
+        run.log({{"epoch": 5}})  # W&B takes a row for whole when the next one begins
         time.sleep(1)
         print("ready", flush=True)
         time.sleep(600)
@@ -495,11 +518,13 @@ def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
     child.wait()
     (folder,) = kept(tmp_path / "seed=0")
     killed = read_offline(folder)
-    assert killed.metrics[:2] == ROWS[:2] and killed.diagnostics is None
+    assert killed.metrics[:2] == ROWS[:2] and [row["epoch"] for row in killed.metrics[2:]] == [3, 4]
     assert killed.record == BEGUN | {
-        "epochs": 3, "test_error": 99.0, "test_error_best": 9.000000000000002,
-        "seconds": 101.8,
-    }  # fmt: skip
+        "epochs": 4,
+        "test_error": 99.0,
+        "test_error_best": 9.000000000000002,
+        "seconds": 101.0,
+    }
     time.sleep(1)  # the names of the folders have whole seconds
     run = tracker("offline", tmp_path / "seed=0", record=BEGUN | {"epochs": 2, "seconds": 2.8})
     run.log(ROWS[2])
