@@ -1,7 +1,9 @@
 # `make help` lists the targets. Data: point PDOE_DATA at a folder with the real sets, if you have one.
 PYTHON ?= python3
 VENV := .venv
-RUN := $(VENV)/bin/python
+# `make view RUN=outputs/...` names a run; everywhere else RUN is the Python of the environment.
+VIEW := $(if $(filter command line,$(origin RUN)),$(RUN),outputs)
+override RUN := $(VENV)/bin/python
 ROWS ?=
 CIFAR_ROWS := cifar10_pdo_p6_26,cifar10_resnet_26
 RECIPE ?=
@@ -13,7 +15,7 @@ PRECISION ?= fp32
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare report benchmark clean
+.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,12 @@ compare: env ## merge the runs in outputs/ into results/ and render the tables, 
 
 report: env ## all runs, tables and figures as one page: results/report.html
 	$(RUN) scripts/report.py
+
+view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest
+	@newest=$$(find "$(VIEW)" -type d \( -name 'run-2*' -o -name 'offline-run-2*' \) -prune 2>/dev/null \
+		| sed 's,.*run-\(2[0-9_]*\)-[^/]*$$,\1 &,' | sort | tail -n 1 | cut -d ' ' -f 2-); \
+	if [ -z "$$newest" ]; then echo "no W&B run lies below $(VIEW)"; exit 1; fi; \
+	$(RUN) -m wandb leet "$$newest"
 
 benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
 	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"
