@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ FIELDS = {
     "started": "text?", "ended": "text?",
 }  # fmt: skip
 STATUSES = ("finished", "interrupted", "failed", "diverged")
-WANDB_RUN = re.compile(r"(offline-)?run-\d{8}_\d{6}-\w+")
 LIMIT = 1e15  # no time, count or error is larger; sums of what is smaller stay finite
 ALWAYS = ("run_id", "experiment", "seed", "status")  # without these even a failed run is nameless
 WHEN_FINISHED = tuple(name for name, kind in FIELDS.items() if not kind.endswith("?"))
@@ -149,21 +147,17 @@ class Found:
     mirrored: bool = False  # by W&B: the run's own record, where there is one, is the true one
 
 
-def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Found], list[Path], list[str]]:
-    """Every ``result.json`` below root, the W&B folders beside them, and what cannot be used.
+def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Found], list[str]]:
+    """Every ``result.json`` below root, and a line for each that cannot be used.
 
-    Folders named in ``skip`` are not entered, and what W&B has inside of a folder with a record is
-    left out: the record is there.
+    Folders named in ``skip`` are not entered, nor those of W&B and of checkpoints.
     """
-    found, mirrors, problems = [], [], []
+    found, problems = [], []
     for folder, subfolders, files in os.walk(root):
         path = Path(folder, "result.json")
-        recorded = path.name in files
-        leave = {*skip, "checkpoint", *(["wandb"] if recorded else [])}
-        of_wandb = [name for name in sorted(subfolders) if WANDB_RUN.fullmatch(name)]
-        mirrors += [Path(folder, name) for name in of_wandb]
-        subfolders[:] = sorted(set(subfolders) - leave - set(of_wandb))
-        if recorded:
+        mirrored = "wandb" in subfolders
+        subfolders[:] = sorted(set(subfolders) - {*skip, "checkpoint", "wandb"})
+        if path.name in files:
             try:
                 record = json.loads(path.read_bytes())
                 run = from_record(record)
@@ -171,9 +165,9 @@ def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Found], lis
                 found.append(Found(run, str(path), details))
             except (OSError, ValueError, RecursionError) as error:
                 problems.append(f"{path}: skipped: {one_line(str(error))}")
-        elif Path(folder).name.startswith("seed=") and "wandb" not in subfolders:
+        elif Path(folder).name.startswith("seed=") and not mirrored:
             problems.append(f"{folder}: no result.json: still running, or ended before its record")
-    return found, mirrors, problems
+    return found, problems
 
 
 def from_mirror(

@@ -35,8 +35,9 @@ if __name__ == "__main__":  # tables need no torch, which `import pdoe` would lo
     sys.modules["pdoe"] = ModuleType("pdoe")
     sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
 
-from pdoe import details, markdown, runs, tables  # noqa: E402
+from pdoe import details, logged, markdown, runs, tables  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
+from pdoe.logged import LoggedError  # noqa: E402
 from pdoe.runs import Found, TableError  # noqa: E402
 
 
@@ -86,28 +87,20 @@ def places(args: argparse.Namespace) -> tuple[list[Path], Path]:
 def collect(args: argparse.Namespace, sources: list[Path]) -> tuple[list[Found], list[str]]:
     """The runs of all sources, each once, and what cannot be used."""
     found, mirrors, problems = [], [], []
+    other_scale = ["smoke"] if args.scale == "full" else []
     for source in sources:
-        own, of_wandb, skipped = runs.read_folders(
-            source, ["smoke"] if args.scale == "full" else []
-        )
-        found += own
-        mirrors += of_wandb
-        problems += skipped
-    if mirrors or args.wandb:
-        from pdoe.tracking import LoggedError, read_offline_runs, read_project
-
-        logged, skipped = read_offline_runs(mirrors)
-        problems += skipped
-        for project in args.wandb:
-            try:
-                more, skipped = read_project(project)
-            except LoggedError as error:
-                raise TableError(str(error)) from None
-            logged += more
+        for things, (more, skipped) in (
+            (found, runs.read_folders(source, other_scale)),
+            (mirrors, logged.read_offline_all(source)),
+        ):
+            things += more
             problems += skipped
-        for one in logged:
-            if scale_of(one.record) != args.scale:
-                continue
+    for project in args.wandb:
+        more, skipped = logged.read_project(project)
+        mirrors += more
+        problems += skipped
+    for one in mirrors:
+        if scale_of(one.record) == args.scale:
             try:
                 found.append(runs.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
             except ValueError as error:
@@ -197,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `compare.py ... | head`; the files are written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (TableError, OSError, UnicodeDecodeError) as error:
+    except (TableError, LoggedError, OSError, UnicodeDecodeError) as error:
         say(f"refused: {error}")
         return 2
 

@@ -1,0 +1,139 @@
+"""One table, whatever kept the runs: their folders, W&B's folders, or a W&B project."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_tables import Place, compare, record, snapshot
+from test_tracking import StandInApi, nobody_is_logged_in, server, speaks  # noqa: F401
+
+from pdoe import logged
+from pdoe.logged import Logged
+from pdoe.tracking import Tracker
+
+ROWS = [
+    {"epoch": 1, "learning_rate": 0.01, "train_loss": 2.0, "test_error": None, "seconds": 1.5},
+    {"epoch": 2, "learning_rate": 0.0, "train_loss": 1 / 3, "test_error": 9.0, "seconds": 1.25},
+]
+DIAGNOSTICS = {"confusion": [[5, 1], [2, 7]], "turned": {"0": 2.0, "15": 7 / 3}, "layers": None}
+MANIFEST = {
+    "configuration": {"recipe": {"scale": "full"}, "offset": 0.1},
+    "environments": [{"packages": {"torch": "2.14.1"}}],
+    "parts": [{"environment": 0, "epochs": [0, 2]}],
+}
+
+
+def logged_run(place, one):
+    """A run that leaves its own folder and tells W&B the same."""
+    folder = place.outputs / f"run{one['run_id']}" / f"seed={one['seed']}"
+    folder.mkdir(parents=True)
+    begun = one | {"status": "interrupted", "test_error": None, "epochs": 0}
+    run = Tracker(
+        "online", folder, project="pdoe", run_id=one["run_id"], name="row", group="row", tags=[],
+        config={"seed": one["seed"]}, record=begun,
+    )  # fmt: skip
+    for row in ROWS:
+        run.log(row)
+    run.finish(one, False, diagnostics=DIAGNOSTICS)
+    (folder / "result.json").write_text(json.dumps(one))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "diagnostics.json").write_text(json.dumps(DIAGNOSTICS))
+
+
+@speaks
+def test_the_same_runs_give_the_same_table_from_each_source(
+    tmp_path,
+    server,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    place = Place(tmp_path)
+    for seed, error in enumerate((2.1, 2.0)):
+        logged_run(place, record(error, seed, manifest=MANIFEST))
+    mirrors = tmp_path / "copied"
+    for number, folder in enumerate(sorted(place.outputs.rglob("wandb/run-2*"))):
+        shutil.copytree(folder, mirrors / str(number) / folder.name)
+    monkeypatch.setattr(logged, "_api", lambda: StandInApi(server))
+
+    made = {}
+    for name, source in {
+        "folders": ["--runs", str(place.outputs)],
+        "W&B's folders": ["--runs", str(mirrors)],
+        "a project": ["--wandb", "pdoe"],
+        "all": ["--runs", str(place.outputs), str(mirrors), "--wandb", "pdoe"],
+    }.items():
+        results = tmp_path / "results" / name
+        assert compare.main(["mnist_rot", *source, "--results", str(results)]) == 0
+        made[name] = {path.relative_to(results): text for path, text in snapshot(results).items()}
+    said = capsys.readouterr()
+    assert "2.050 ± 0.071 (n = 2; 2.000 to 2.100)" in said.out
+    assert said.err.count("is the record of the same run") == 4  # of all: two runs, twice
+    assert len(made["folders"]) == 4  # two tables, two details
+    for name in made:
+        assert made[name] == made["folders"], name
+
+
+def test_a_run_that_was_killed_is_listed_and_averaged_into_nothing(tmp_path):
+    """Nothing but W&B's folder of it is there, and nobody closed that."""
+    place = Place(tmp_path)
+    place.put(record(2.1, 0))
+    begun = record(None, 1, status="interrupted", manifest=MANIFEST)
+    run = Tracker(
+        "offline", place.outputs, project="pdoe", run_id="id1", name="row", group="row", tags=[],
+        config={}, record=begun,
+    )  # fmt: skip
+    run.log(ROWS[0])
+    run.finish(begun, failed=True)
+    assert place.compare() == 0
+    assert "1 finished, 1 interrupted" in place.table and "2.100 (n = 1)" in place.line()
+
+
+def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch):
+    place = Place(tmp_path)
+    smoke = {"configuration": {"recipe": {"scale": "smoke"}}}
+    ones = [
+        Logged("a", record(2.1, 0), ROWS, None),
+        Logged("b", record(61.0, 1, manifest=smoke), ROWS, None),
+    ]
+    monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
+    assert place.compare("--wandb", "pdoe") == 0
+    assert "2.100 (n = 1)" in place.line() and "id1" not in place.csv
+
+
+def test_a_project_that_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    place = Place(tmp_path)
+    monkeypatch.setattr(logged, "_api", lambda: Broken())
+    assert place.compare("--wandb", "nobody/nothing") == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "compare: refused: W&B project nobody/nothing cannot be read: Could not find it\n"
+    )
+    assert not place.results.exists()
+
+
+class Broken:
+    def runs(self, *_, **__):
+        raise ValueError("Could not find\nit")
+
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+values |= st.lists(values, max_size=2) | st.dictionaries(st.text(max_size=3), values, max_size=2)
+names = st.sampled_from([*record(), "manifest"]) | st.text(max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.dictionaries(names, values, max_size=4),
+    st.lists(st.dictionaries(st.sampled_from(["epoch", "train_loss", "x"]), values), max_size=3),
+    values,
+)
+def test_mutated_runs_of_wandb_never_end_in_a_traceback(tmp_path_factory, changed, rows, found):
+    place = Place(tmp_path_factory.mktemp("mutated"))
+    place.put(record(2.1, 0))
+    mutant = Logged("somewhere", record(2.2, 1) | changed, rows, found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logged, "read_project", lambda project: ([mutant], []))
+        assert place.compare("--wandb", "pdoe") == 0
+    assert "2.100" in place.csv or "2.1" in place.csv
