@@ -29,7 +29,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file, weights_at
+from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file
 from pdoe.configuration import build_model, configured_data, hashed
 from pdoe.data import DataError, DataSet
 from pdoe.devices import (
@@ -45,6 +45,7 @@ from pdoe.distributed import Ranks, join, leave
 from pdoe.manifest import continued, environment, note_progress
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import MODES, Tracker
+from pdoe.trained import configuration_at, configuration_in, load_weights
 from pdoe.training import Diverged, Stop, evaluate, fit
 
 ROOT = Path(__file__).resolve().parent
@@ -167,7 +168,7 @@ def run(cfg: DictConfig) -> str:
             hardware=hardware,
             code=ROOT,
             before=before,
-            config_before=hashed(configuration_in(folder)),
+            config_before=hashed(without_seed(configuration_in(folder.path))),
             folder=folder.path,
         )
         if record["status"] != "finished":
@@ -387,14 +388,8 @@ def evaluate_alone(cfg: DictConfig) -> str:
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
     make_repeatable(device)
-    folder = next((p for p in (path, *path.parents[:3]) if (p / "config.yaml").is_file()), None)
-    if folder is not None:
-        config = configuration_in(RunFolder(folder))
-        if config is None or not {"data", "model", "group", "recipe"} <= set(config):
-            raise ValueError(f"{folder / 'config.yaml'} is not the configuration of a run")
-    elif path.is_dir():
-        raise ValueError(f"{path} is no run folder, and lies in none: it lacks config.yaml")
-    else:
+    config = configuration_at(path)
+    if config is None:
         config = resolved(cfg, HydraConfig.get().runtime.choices.experiment or "custom")
     data = configured_data(config["data"], cfg.data.root).to(device)
     if path.suffix == ".pt2":
@@ -404,12 +399,7 @@ def evaluate_alone(cfg: DictConfig) -> str:
             raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
         model.eval = lambda: None  # it is in evaluation mode for good, and refuses the call
     else:
-        model = build_model(config, data)
-        try:
-            model.load_state_dict(weights_at(path))
-        except RuntimeError as error:
-            problem = str(error).splitlines()[-1].strip()
-            raise ValueError(f"{path} holds the weights of another network: {problem}") from None
+        model = load_weights(build_model(config, data), path)
     model = model.to(device, torch.float64 if precision == "fp64" else None)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error = evaluate(model, data, precision, count)
@@ -446,13 +436,8 @@ def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     return {"experiment": experiment, **config}
 
 
-def configuration_in(folder: RunFolder) -> dict[str, Any] | None:
-    """What ``config.yaml`` of a run holds, to say what differs; None if it cannot be read."""
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
-        return {key: value for key, value in config.items() if key != "seed"}
-    except Exception:  # YAML has many ways to be damaged, and the record has the hash
-        return None
+def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    return config and {key: value for key, value in config.items() if key != "seed"}
 
 
 def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:

@@ -35,21 +35,21 @@ sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
 import torch  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 from torch import nn  # noqa: E402
 
 from experiments.equivariance import page  # noqa: E402
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup  # noqa: E402
-from pdoe.checkpoints import CheckpointMismatch, weights_at  # noqa: E402
+from pdoe.checkpoints import CheckpointMismatch  # noqa: E402
 from pdoe.configuration import build_model  # noqa: E402
 from pdoe.data import SHAPES  # noqa: E402
 from pdoe.equivariance import EquivarianceReport, equivariance_report  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
 from pdoe.markdown import grid, insert  # noqa: E402
-from pdoe.records import RunFolder, repository_state  # noqa: E402
+from pdoe.records import repository_state  # noqa: E402
 from pdoe.runs import TableError  # noqa: E402
+from pdoe.trained import configuration_at, load_weights  # noqa: E402
 from pdoe.turns import convergence_order, equivariance_curve, smooth_field  # noqa: E402
-from train import composed, configuration_in  # noqa: E402
+from train import composed  # noqa: E402
 
 VARIANTS = {
     "as published": (),
@@ -83,22 +83,13 @@ def settled(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 def run_at(path: Path) -> tuple[dict, int, nn.Module]:
     """Configuration and seed of a run, and its network with the weights at this path."""
-    folder = next((p for p in (path, *path.parents[:3]) if (p / "config.yaml").is_file()), None)
-    if folder is None:
-        raise ValueError(f"{path} is no run folder, and lies in none: it lacks config.yaml")
-    config = configuration_in(RunFolder(folder))
-    if config is None or not {"data", "model", "group", "recipe"} <= set(config):
-        raise ValueError(f"{folder / 'config.yaml'} is not the configuration of a run")
-    seed = OmegaConf.load(folder / "config.yaml").get("seed")
+    config = configuration_at(path)
+    if config is None:
+        raise ValueError(f"{path} lies in no run folder: nothing says what network it is of")
+    seed = config.get("seed")
     if not isinstance(seed, int):
-        raise ValueError(f"{folder / 'config.yaml'} has no seed: {seed!r}")
-    model = network(config, seed)
-    try:
-        model.load_state_dict(weights_at(path))
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{path} holds the weights of another network: {problem}") from None
-    return config, seed, model
+        raise ValueError(f"the configuration of {path} has no seed: {seed!r}")
+    return config, seed, load_weights(network(config, seed), path)
 
 
 # ---- Measurement --------------------------------------------------------------------------------

@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
 import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 
 from pdoe import export_plain  # noqa: E402
-from pdoe.checkpoints import CheckpointMismatch, newest_whole, tested_weights  # noqa: E402
+from pdoe.checkpoints import CheckpointMismatch, newest_whole  # noqa: E402
 from pdoe.configuration import build_model, configured_data  # noqa: E402
 from pdoe.data import DataError  # noqa: E402
 from pdoe.data.batches import to_input  # noqa: E402
 from pdoe.data.dataset import written  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
+from pdoe.trained import configuration_at, load_weights  # noqa: E402
 
 TOLERANCE = 1e-5  # of the relative difference of the logits
 
@@ -41,10 +41,9 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
             f"{'checkpoint/step=...' if found is None else 'config.yaml'}"
         )
     parts = found[1]
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    config = configuration_at(folder)
     data = configured_data(config["data"], root)
-    model = build_model(config, data)
-    model.load_state_dict(tested_weights(parts))
+    model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:
         print(f"export: the run has had {epochs} of its {of} epochs", file=sys.stderr)

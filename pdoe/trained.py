@@ -1,0 +1,56 @@
+"""Networks that were trained: the configuration and the weights of a run on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from .checkpoints import weights_at
+
+CONFIGURATION = "config.yaml"
+
+
+def configuration_in(folder: Path) -> dict[str, Any] | None:
+    """What ``config.yaml`` of a run holds, its seed included; None if it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(folder / CONFIGURATION))
+    except Exception:  # YAML has many ways to be damaged
+        return None
+
+
+def configuration_at(path: Path) -> dict[str, Any] | None:
+    """The configuration of the run that a folder, a checkpoint or a file belongs to.
+
+    None for a file that lies in no run folder: nothing says what network it is of.
+
+    Raises:
+        ValueError: the folder is no run's, or its configuration is damaged.
+    """
+    near = (path, *path.resolve().parents[:3])
+    folder = next((place for place in near if (place / CONFIGURATION).is_file()), None)
+    if folder is None:
+        if path.is_dir():
+            raise ValueError(f"{path} is no run folder, and lies in none: it lacks {CONFIGURATION}")
+        return None
+    config = configuration_in(folder)
+    if not isinstance(config, dict) or not {"data", "model", "group", "recipe"} <= set(config):
+        raise ValueError(f"{folder / CONFIGURATION} is not the configuration of a run")
+    return config
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """The model with the weights of a run folder, of a checkpoint or in a file.
+
+    Raises:
+        ValueError: they are another network's.
+        CheckpointMismatch: there are none, or they are damaged.
+    """
+    try:
+        model.load_state_dict(weights_at(path))
+    except RuntimeError as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} holds the weights of another network: {problem}") from None
+    return model
