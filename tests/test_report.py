@@ -59,7 +59,7 @@ def details(name, error=2.0):
             "learning_rate": [0.01] * 4, "seconds": [1.0] * 4,
         },
         "diagnostics": {
-            "confusion": confusion, "layers": {"trunk.0": 1e-7},
+            "confusion": confusion, "layers": {"trunk.0": 1e-7}, "turned_images": 1000,
             "turned": {str(angle): error + angle % 90 / 90 for angle in range(0, 360, 15)},
         },
         "manifest": None,
@@ -211,6 +211,10 @@ def test_every_caption_says_n_and_what_it_was_measured_on(full):
     for caption in captions:
         assert re.search(r"n = \d|none yet", caption), caption
         assert re.search(r"regenerated data|random image|n = 1|none yet", caption), caption
+
+
+def test_the_caption_of_the_turns_says_how_many_images_were_turned(full):
+    assert "on the first 1,000 test images, each turned once more" in full[1]
 
 
 def test_what_the_head_counts_is_what_the_tables_say(full):

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -291,6 +292,25 @@ def test_rendering_what_is_committed_gives_the_same_bytes(place):
         path.unlink() if path.is_file() else path.rmdir()
     place.compare()
     assert snapshot(place.results) == first
+
+
+@pytest.mark.parametrize("table", sorted(p.parent.name for p in ROOT.glob("results/*/runs.csv")))
+def test_the_committed_tables_are_what_the_committed_runs_render_to(place, table):
+    committed = ROOT / "results" / table
+    shutil.copytree(committed, place.results)
+    (place.results / "table.md").unlink()
+    arguments = [table, "--runs", str(place.outputs), "--results", str(place.results)]
+    assert compare.main(arguments) == 0
+    for name in ("runs.csv", "table.md"):
+        assert (place.results / name).read_bytes() == (committed / name).read_bytes(), name
+
+
+def test_the_table_in_the_readme_is_that_of_the_committed_runs(place, tmp_path):
+    shutil.copytree(ROOT / "results" / "mnist_rot", place.results)
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    assert place.compare("--readme", str(readme)) == 0
+    assert readme.read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 def test_runs_of_other_tables_are_left_out(place, capsys):

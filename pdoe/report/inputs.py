@@ -22,7 +22,8 @@ class Details:
     """What one run left: a line per epoch, and what was measured at its end (None if not).
 
     ``test`` has None where an epoch was not evaluated; ``confusion`` is counts, true x predicted;
-    ``turned`` the test error with the images turned by that many degrees.
+    ``turned`` the test error with the first ``turned_images`` images (None: it does not say how
+    many) turned by that many degrees.
     """
 
     run_id: str
@@ -31,6 +32,7 @@ class Details:
     test: list[float | None]
     confusion: list[list[int]] | None
     turned: dict[int, float] | None
+    turned_images: int | None
 
 
 def read_details(folder: Path) -> tuple[dict[str, Details], list[str]]:
@@ -55,14 +57,15 @@ def details_of(content: object) -> Details:
     if not len(epochs) == len(train) == len(test):
         lengths = f"{len(epochs)}, {len(train)} and {len(test)}"
         raise ValueError(f"epoch, train_error and test_error have {lengths} values")
-    confusion = turned = None
+    confusion = turned = images = None
     if isinstance(content, dict) and content.get("diagnostics") is not None:
         diagnostics = entry(content, "diagnostics", dict)
         confusion = matrix(diagnostics.get("confusion"))
         turned = by_angle(diagnostics.get("turned"))
-    return Details(
-        entry(content, "run_id", str), [int(e) for e in epochs], train, test, confusion, turned
-    )
+        if (images := diagnostics.get("turned_images")) is not None:
+            images = int(number(images, "turned_images", 1e9))
+    name = entry(content, "run_id", str)
+    return Details(name, [int(e) for e in epochs], train, test, confusion, turned, images)
 
 
 def entry(content: object, name: str, kind: type):

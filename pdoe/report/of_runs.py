@@ -142,9 +142,12 @@ def turned(report: Report) -> None:
             name, under = told(line)
             alt = f"{name} {under}: test error against an added turn, at most {highest:.3f} %"
             panels.append((charts.turned(name, under, seeds, 1.1 * max(most) or 1), alt))
+        counts = {d.turned_images for line, _ in shown for d in one.seeds(line) if d.turned}
+        images = " or ".join(f"the first {n:,}" for n in sorted(counts - {None})) or "the"
         caption = (
-            "Test error of the trained networks with every test image turned once more, against "
-            f"the angle of that turn ({seeds_of(len(seeds) for _, seeds in shown)} per panel, "
+            f"Test error of the trained networks on {images} test images, each turned once more, "
+            "against the angle of that turn (bilinear interpolation, which blurs all turns but "
+            f"multiples of 90°; {seeds_of(len(seeds) for _, seeds in shown)} per panel, "
             f"{data_of(line for line, _ in shown)}; all panels have the "
             "same axes). Thin: seeds; marked: their mean."
         )
