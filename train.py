@@ -42,7 +42,7 @@ from pdoe.devices import (
 )
 from pdoe.diagnostics import diagnose, measured_equivariance, turned_filters
 from pdoe.distributed import Ranks, join, leave
-from pdoe.manifest import continued, environment, note_progress
+from pdoe.manifest import continued, environment, note_progress, reset_peak_memory
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import MODES, Tracker
 from pdoe.trained import configuration_at, configuration_in, load_weights
@@ -56,6 +56,7 @@ BESIDE_THE_POINT = (
     *("mode", "checkpoint"),
     *SWITCHES,
 )
+FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
@@ -136,6 +137,7 @@ def run(cfg: DictConfig) -> str:
     say(f"\n{row}, seed {cfg.seed}: {folder.path}")
 
     make_repeatable(device, cfg.deterministic in ("auto", True))
+    reset_peak_memory()
     data = shared_data(config, cfg.data.root, ranks).to(device)
     problem: Exception | None = None
     chosen: list[str] = []
@@ -249,7 +251,7 @@ def run(cfg: DictConfig) -> str:
         if progress.epoch == recipe["epochs"]:
             record["equivariance_error"] = measured_equivariance(model, data)
             if ranks.first:
-                mirrored = closing_measurements(model, data, config, folder, progress)
+                mirrored = closing_measurements(model, data, config, folder, progress, say)
             record.update(status="finished", reason=None)
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
@@ -266,7 +268,7 @@ def run(cfg: DictConfig) -> str:
     except Exception as error:
         record.update(reason=f"{type(error).__name__}: {error}")
         # On a full disk what was written stays, and the run can go on.
-        if not (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EIO)):
+        if not (isinstance(error, OSError) and error.errno in FULL):
             record.update(status="failed")
             if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
                 traceback.print_exc()
@@ -313,13 +315,23 @@ def closing_measurements(
     config: dict[str, Any],
     folder: RunFolder,
     progress: Progress,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure the finished network once more, write it down, and say what W&B is to mirror."""
+    """Measure the finished network once more, write it down, and say what W&B is to mirror.
+
+    The run is trained and tested by then: what fails here is said, and does not undo it.
+    """
+    mirrored: dict[str, Any] = {"weights": tested_file(folder.checkpoint)}
     test_images = config["recipe"]["test_images"]
-    found = diagnose(model, data, config["precision"], test_images, progress.confusion)
-    folder.write_diagnostics(found)
-    weights = tested_file(folder.checkpoint)
-    return {"diagnostics": found, "filters": turned_filters(model), "weights": weights}
+    try:
+        found = diagnose(model, data, config["precision"], test_images, progress.confusion)
+        mirrored |= {"diagnostics": found, "filters": turned_filters(model)}
+        folder.write_diagnostics(found)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        say(f"diagnostics are left out: {type(error).__name__}: {error}")
+    return mirrored
 
 
 def check_words(cfg: DictConfig) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from .configuration import build_model
 from .data import IMAGES, SHAPES, to_input
-from .diagnostics import ANGLES, TURNED
+from .devices import SWITCHES, Settings
+from .diagnostics import ANGLES, turned_count
 from .recipes import is_evaluated, make_optimizer
 from .training import autocast, number_type
 
@@ -22,7 +23,8 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     """Seconds that a whole run of a resolved configuration takes here, data and start apart.
 
     Training steps and test batches are timed on images of noise, on a CPU with at most 32 of them,
-    after one of each that is not; whoever else uses the machine at the time makes it dearer.
+    after one of each that is not; augmentation is left out, and whoever else uses the machine at
+    the time makes it dearer.
     """
     recipe, name = config["recipe"], config["data"]["name"]
     train_images, test_images = IMAGES[name]
@@ -35,7 +37,7 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
         is_evaluated(epoch + 1, recipe["epochs"], evaluate["every"], evaluate["last"])
         for epoch in range(recipe["epochs"])
     )
-    turned = len(ANGLES) * (TURNED if recipe["test_images"] is None else test_images // 100)
+    turned = len(ANGLES) * turned_count(recipe["test_images"], IMAGES[name][1])
     return recipe["epochs"] * seen * step + (tests * test_images + turned) * test
 
 
@@ -47,6 +49,8 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     model = build_model(config).to(device)
     if precision == "fp64":
         model.double()
+    settings, _ = Settings.resolve(dict.fromkeys(SWITCHES, "auto"), device, model)
+    settings.apply(model)
     optimizer = make_optimizer(recipe["optimizer"], model, recipe["weight_decay"])
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (count,), device=device)

@@ -2,7 +2,7 @@
 
 ``results/<table>/details/<run_id>.json``, written by ``scripts/compare.py`` from run folders and
 from W&B alike, and read by :mod:`pdoe.report`. Nothing here imports torch. Anything that is damaged
-is left out: it never keeps a run from its table.
+is named and left out: it never keeps a run from its table.
 """
 
 from __future__ import annotations
@@ -14,21 +14,46 @@ from pathlib import Path
 from typing import Any
 
 
-def of_folder(folder: Path, manifest: object) -> dict[str, Any]:
-    """The details in a run folder whose record has that manifest."""
+def of_folder(folder: Path, manifest: object) -> tuple[dict[str, Any], list[str]]:
+    """The details in a run folder whose record has that manifest, and a line for what is damaged.
+
+    A last line of metrics without an end was cut by a kill, and is no damage.
+    """
+    rows: list[object] = []
+    problems = []
+    path = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text("utf-8").split("\n")[:-1]  # the rest was cut
-    except (OSError, UnicodeDecodeError):
-        lines = []
+        lines = path.read_text("utf-8").split("\n")[:-1]
+        try:
+            rows = json.loads(f"[{','.join(lines)}]")
+        except (ValueError, RecursionError):
+            rows, damaged = each_alone(lines)
+            problems.append(f"{path}: left out: damaged lines {', '.join(map(str, damaged[:5]))}")
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: left out: {type(error).__name__}")
+    diagnostics, path = None, folder / "diagnostics.json"
     try:
-        rows = json.loads(f"[{','.join(filter(None, lines))}]")
-    except (ValueError, RecursionError):
-        rows = []
-    try:
-        diagnostics = json.loads((folder / "diagnostics.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        diagnostics = None
-    return made(rows, diagnostics, manifest)
+        diagnostics = json.loads(path.read_bytes())
+        if not isinstance(diagnostics, dict):
+            raise ValueError("no object")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(f"{path}: left out: {' '.join(str(error).split())}")
+    return made(rows, diagnostics, manifest), problems
+
+
+def each_alone(lines: Iterable[str]) -> tuple[list[object], list[int]]:
+    """The rows of the lines that can be read, and the numbers of the others."""
+    rows, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            damaged.append(number)
+    return rows, damaged
 
 
 def made(rows: Iterable[object], diagnostics: object, manifest: object) -> dict[str, Any]:
@@ -52,6 +77,18 @@ def numbers(values: list[object]) -> list[float | None]:
         float(value) if is_number and abs(value) < math.inf else None
         for value, is_number in zip(values, known, strict=True)
     ]
+
+
+def completed(found: Mapping[str, Any], before: str) -> dict[str, Any]:
+    """The details with what their file had and they lack: a folder may have lost a part since."""
+    try:
+        held = json.loads(before)
+        old = made([], held["diagnostics"], held["manifest"]) | {"metrics": held["metrics"]}
+        epochs = [len(one["metrics"].get("epoch", ())) for one in (found, old)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return dict(found)
+    parts = {name: found[name] or old[name] for name in ("diagnostics", "manifest")}
+    return {"metrics": (old if epochs[1] > epochs[0] else found)["metrics"], **parts}
 
 
 def text(run_id: str, details: Mapping[str, Any]) -> str:

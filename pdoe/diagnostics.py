@@ -39,8 +39,7 @@ def diagnose(
         more, whose maps would fill the memory.
     """
     model.eval()
-    count = TURNED if test_images is None else max(1, test_images // 100)
-    count = min(count, len(data.test_images))
+    count = turned_count(test_images, len(data.test_images))
     turned = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
     layers = None
     if len(getattr(model, "blocks", ())) < DEEP:
@@ -52,6 +51,11 @@ def diagnose(
         "turned": turned,
         "layers": layers,
     }
+
+
+def turned_count(test_images: int | None, there: int) -> int:
+    """How many images are turned: a hundredth of those that a shortened test has."""
+    return min(there, TURNED if test_images is None else max(1, test_images // 100))
 
 
 @torch.no_grad()

@@ -124,18 +124,19 @@ def equivariance_report(
     modules, seen, shapes = dict(model.named_modules()), {}, {}
 
     def keep(name):
-        def hook(module, inputs, output):
+        def hook(module, inputs, named, output):
             acted_on = isinstance(output, Tensor) and (
                 output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] in (1, len(group)))
             )
             if acted_on and name not in seen:
-                shapes[name] = inputs[0].shape
+                given = (x for x in (*inputs, *named.values()) if isinstance(x, Tensor))
+                shapes[name] = next(given, output).shape
                 seen[name] = output.clone()  # the next layer may work in place
 
         return hook
 
     for name, module in modules.items():
-        module.register_forward_hook(keep(name))
+        module.register_forward_hook(keep(name), with_kwargs=True)
 
     def run(x):
         seen.clear()

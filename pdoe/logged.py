@@ -74,8 +74,9 @@ def read_offline(folder: Path) -> Logged:
 def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
     """Every run of W&B's folders below ``root``, and a line for each folder that is left out.
 
-    The folders of one run are joined, a later start replacing what it repeated. Where the folder
-    of a run has its ``result.json``, the record is there and W&B's folders in it are not read.
+    Folders of one run that lie beside each other are its starts and are joined, a later one
+    replacing what it repeated; those that lie elsewhere are another copy, or another run. Where the
+    folder of a run has its ``result.json``, the record is there and W&B's folders are not read.
     """
     folders = []
     for name, below, files in os.walk(root):
@@ -97,7 +98,7 @@ def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
         list(threads.map(read, folders))
     of_run = defaultdict(list)
     for fragment in sorted(fragments, key=lambda fragment: fragment.where):
-        of_run[fragment.run_id].append(fragment)
+        of_run[fragment.run_id, Path(fragment.where).parent].append(fragment)
     runs = []
     for ones in of_run.values():
         try:
@@ -123,10 +124,13 @@ def _read(folder: Path) -> _Fragment:
     summary: dict[str, Any] = {}
     run: dict[str, Any] = {}
     rows = []
-    for line in done.stdout.splitlines():
-        entry = json.loads(line)
-        kind = entry["type"]
-        content = entry.get(kind) or {}
+    for line in filter(None, done.stdout.split("\n")):
+        try:
+            entry = json.loads(line)
+            kind = entry["type"]
+            content = dict(entry.get(kind) or {})
+        except (ValueError, TypeError, KeyError):
+            raise LoggedError(f"{folder}: skipped: wandb said {line[:40]!r}, no entry") from None
         if kind == "run":
             run = run or content
             config |= (content.get("config") or {}).get("update") or {}
@@ -211,7 +215,10 @@ def _fragment(
             for key, value in item.items()
             if not key.startswith("_") and "." not in key and not isinstance(value, Mapping)
         }
-        if row.get("epoch") is not None:  # W&B gives a row of its own to what is logged at the end
+        epoch = row.get("epoch")
+        if isinstance(epoch, int | float):  # W&B gives a row of its own to what ends a run
+            # An online run that began anew repeats its epochs in the same history.
+            rows = [other for other in rows if other["epoch"] < epoch]
             rows.append(row)
     return _Fragment(where, run_id, started, begun, ended, rows, diagnostics)
 

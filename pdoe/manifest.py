@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,12 @@ from typing import Any
 import torch
 
 from .records import repository_state
+
+# A difference that does not depend on settings of the user's.
+PLAIN = (
+    *("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--diff-algorithm=myers"),
+)
 
 
 def environment(
@@ -67,7 +75,7 @@ def difference(folder: str | Path) -> str | None:
     tree = ("--", ":/", ":(top,exclude)results")
     try:
         root = Path(os.fsdecode(git("rev-parse", "--show-toplevel").rstrip(b"\n")))
-        sha = hashlib.sha256(git("diff", "--binary", "HEAD", *tree))
+        sha = hashlib.sha256(git("diff", *PLAIN, "HEAD", *tree))
         new = git("ls-files", "--others", "--exclude-standard", "--full-name", "-z", *tree)
         for name in sorted(filter(None, new.split(b"\0"))):
             path = root / os.fsdecode(name)
@@ -116,10 +124,24 @@ def note_progress(manifest: Mapping[str, Any], ended: str, epochs: int) -> None:
     part.update(ended=ended, epochs=[part["epochs"][0], epochs], peak_memory_bytes=peak_memory())
 
 
+def reset_peak_memory() -> None:
+    """Count from now on: a process may carry out several runs."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """The most memory that was in use, in bytes: of the GPU if one is used, else of the process."""
+    """The most memory that was in use, in bytes: of the GPU if one is used, else of the process.
+
+    Where a process cannot tell what it used since :func:`reset_peak_memory`, since it began.
+    """
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    with suppress(OSError, AttributeError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status, re.M)[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -55,11 +55,13 @@ DIFFERENCES = (
 )  # fmt: skip
 CONTRASTS = """\
 - Difference: first minus second, mean with its 95 % t-interval over the seeds that both have. A
-  seed fixes the order of the images and the initial weights; the interval says nothing about
-  another draw of test images, on which both rows would move together.
+  seed fixes the initial weights, the order of the images in the first epoch, and in all where both
+  augment alike; the interval says nothing about another draw of test images, on which both rows
+  would move together.
 - Welch's test compares the means over all seeds of either row, not paired. Holm's correction is
   over all lines of this table: where its p is below 0.05, the order of two rows is hardly chance.
-- Compared are rows with the same overrides, group and model apart, on the same data.
+- Compared are rows in their newest configuration, with the same overrides, group and model apart,
+  on the same data. `†`: not on one kind of machine in one precision; `*`: uncommitted changes.
 """
 MACHINES = "- `†`: its runs were made on several kinds of machine, or numbers of ranks.\n"
 DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
@@ -156,12 +158,13 @@ def measured_cells(line: Line) -> list[str]:
 
 def contrast_cells(pair: Contrast) -> list[str]:
     """One line of the table of differences."""
+    marks = f" {pair.marks}" if pair.marks else ""
     names = " − ".join(
         f"`{line.paper.row}` {named(line)}".strip() for line in (pair.first, pair.second)
     )
     paired, welch = pair.paired, pair.welch
     return [
-        names,
+        names + marks,
         f"{paired.mean:+.3f} ± {paired.half_width:.3f} (n = {paired.n})" if paired else NONE,
         f"{welch.t:.2f} ({welch.degrees:.1f})" if welch else NONE,
         f"{welch.p:.2g}" if welch else NONE,

@@ -143,7 +143,8 @@ class Found:
 
     run: Run
     where: str
-    details: Callable[[], dict[str, Any]]
+    details: Callable[[], tuple[dict[str, Any], list[str]]]
+    scale: str | None  # None: its manifest does not say
     mirrored: bool = False  # by W&B: the run's own record, where there is one, is the true one
 
 
@@ -162,7 +163,7 @@ def read_folders(root: Path, skip: Sequence[str] = ()) -> tuple[list[Found], lis
                 record = json.loads(path.read_bytes())
                 run = from_record(record)
                 details = partial(of_folder, path.parent, record.get("manifest"))
-                found.append(Found(run, str(path), details))
+                found.append(Found(run, str(path), details, scale_of(record)))
             except (OSError, ValueError, RecursionError) as error:
                 problems.append(f"{path}: skipped: {one_line(str(error))}")
         elif Path(folder).name.startswith("seed=") and not mirrored:
@@ -175,7 +176,19 @@ def from_mirror(
 ) -> Found:
     """A run as W&B has it; ValueError as :func:`from_record`."""
     run = from_record(record)
-    return Found(run, where, partial(made, rows, diagnostics, record.get("manifest")), True)
+
+    def details() -> tuple[dict[str, Any], list[str]]:
+        return made(rows, diagnostics, record.get("manifest")), []
+
+    return Found(run, where, details, scale_of(record), mirrored=True)
+
+
+def scale_of(record: dict[str, Any]) -> str | None:
+    """The scale of a run as its manifest tells it; the first runs had none."""
+    try:
+        return str(record["manifest"]["configuration"]["recipe"]["scale"])
+    except (KeyError, TypeError):
+        return None
 
 
 def distinct(found: Iterable[Found]) -> tuple[list[Found], list[str]]:
@@ -190,6 +203,8 @@ def distinct(found: Iterable[Found]) -> tuple[list[Found], list[str]]:
     kept, problems = [], []
     for run_id, copies in places.items():
         own = [one for one in copies if not one.mirrored] or copies
+        # What W&B has of a start that was stopped is older than what it has of the end.
+        own = [one for one in own if one.run.finished] or own if own is copies else own
         first, *others = own
         names = ", ".join(one.where for one in others)
         if all(one.run.cells == first.run.cells for one in others):

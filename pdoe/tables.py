@@ -6,6 +6,7 @@ Errors and everything derived from them are in per cent. How a table looks: :mod
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import re
@@ -13,92 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
 
 from .runs import Run, TableError
+from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
 EMBEDDED_TEST_IMAGES = 10_000
 # The end of a provenance whose test images are training images that were held out.
 HELD_OUT = re.compile(r", (\d+) held out$")
-# Overrides that choose the network, wherever they stand among the others.
-NETWORK = re.compile(r"(?:^|,)(?:group|model[\w.]*)=(?:\[[^\]]*\]|[^,])*")
+SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")  # one of several overrides
+NETWORK = re.compile(r"\+*(group|model)\b")  # those that choose the network
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
-
-
-# ---- Statistics ---------------------------------------------------------------------------------
-
-
-def student(name: str, *numbers: float) -> float:
-    """A function of Student's law in scipy.special, which is loaded where it is needed."""
-    try:
-        from scipy import special
-    except ImportError:
-        raise TableError("several seeds of a row need scipy: pip install '.[report]'") from None
-    return float(getattr(special, name)(*numbers))
-
-
-def t_quantile(degrees: float, coverage: float = 0.95) -> float:
-    """The t with P(-t < T < t) = coverage, T of Student's law with that many degrees of freedom."""
-    return student("stdtrit", degrees, (1 + coverage) / 2)
-
-
-def sampling_variance(error: float, images: int) -> float:
-    """Variance of an error measured on that many images, drawn independently (binomial)."""
-    return error * (100 - error) / images
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Figures of one or more seeds; ``std`` and ``half_width`` (95 %, t) need two."""
-
-    n: int
-    mean: float
-    std: float | None
-    half_width: float | None
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, figures: Sequence[float]) -> Summary:
-        n, std = len(figures), stdev(figures) if len(figures) > 1 else None
-        half_width = None if std is None else t_quantile(n - 1) * std / math.sqrt(n)
-        return cls(n, fmean(figures), std, half_width, min(figures), max(figures))
-
-    def __str__(self) -> str:
-        if self.std is None:
-            return f"{self.mean:.3f} (n = 1)"
-        span = f"{self.low:.3f} to {self.high:.3f}"
-        return f"{self.mean:.3f} ± {self.std:.3f} (n = {self.n}; {span})"
-
-
-@dataclass(frozen=True)
-class Welch:
-    """Welch's test of equal means, variances unknown and different (Biometrika 34, 1947)."""
-
-    t: float
-    degrees: float
-    p: float
-
-    @classmethod
-    def of(cls, first: Summary, second: Summary) -> Welch | None:
-        """Two-sided; None without a spread of both, or where neither has any."""
-        if not first.std and not second.std or None in (first.std, second.std):
-            return None
-        a, b = (one.std**2 / one.n for one in (first, second))
-        degrees = (a + b) ** 2 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
-        t = (first.mean - second.mean) / math.sqrt(a + b)
-        return cls(t, degrees, 2 * student("stdtr", degrees, -abs(t)))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Holm's p-values (Scand. J. Statist. 6, 1979): of all below 0.05, none false with 95 %."""
-    adjusted, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = largest
-    return adjusted
 
 
 # ---- Lines of a table ---------------------------------------------------------------------------
@@ -152,6 +79,11 @@ class Line:
         return [run for run in self.runs if run.finished]
 
     @property
+    def settings(self) -> dict[str, str]:
+        """In what it differs from its row, by name."""
+        return dict(SETTING.findall(self.overrides))
+
+    @property
     def ours(self) -> Summary | None:
         errors = [run["test_error"] for run in self.finished]
         return Summary.of(errors) if errors else None
@@ -170,9 +102,7 @@ class Line:
     @property
     def sampling(self) -> float:
         """95 % half width of our mean as a measurement on a finite test set."""
-        return NormalDist().inv_cdf(0.975) * math.sqrt(
-            sampling_variance(self.ours.mean, self.test_images)
-        )
+        return NORMAL * math.sqrt(sampling_variance(self.ours.mean, self.test_images))
 
     @property
     def tolerance(self) -> float:
@@ -181,7 +111,7 @@ class Line:
             sampling_variance(error, self.test_images)
             for error in (self.ours.mean, float(self.paper.error))
         )
-        return math.hypot(self.ours.half_width or 0, NormalDist().inv_cdf(0.975) * math.sqrt(both))
+        return math.hypot(self.ours.half_width or 0, NORMAL * math.sqrt(both))
 
     @property
     def verdict(self) -> str:
@@ -216,8 +146,7 @@ class Contrast:
     """The difference of two lines on the same images.
 
     Attributes:
-        paired: of the errors with the same seeds, which drew the same order of the same images;
-            None with fewer than two.
+        paired: of the errors with the same seeds; None with fewer than two.
         welch: of all their seeds; ``p_holm`` is its p, corrected for all contrasts of the table.
     """
 
@@ -226,6 +155,15 @@ class Contrast:
     paired: Summary | None
     welch: Welch | None
     p_holm: float | None = None
+
+    @property
+    def marks(self) -> str:
+        """Of dirty trees, and of more than one kind of machine or precision on the two sides."""
+        both = [self.first, self.second]
+        dirty = "\\*" if any(run["dirty"] for line in both for run in line.finished) else ""
+        machines = set().union(*(line.machines for line in both))
+        precisions = {run["precision"] for line in both for run in line.finished}
+        return dirty + ("†" if max(len(machines), len(precisions)) > 1 else "")
 
 
 def contrasts(lines: Sequence[Line]) -> list[Contrast]:
@@ -237,8 +175,9 @@ def contrasts(lines: Sequence[Line]) -> list[Contrast]:
     alike: dict[tuple, list[Line]] = {}
     for line in lines:
         if line.scale == "full" and not line.another and line.ours and line.ours.n > 1:
-            key = NETWORK.sub("", line.overrides).strip(","), line.finished[0]["data.sha256"]
-            alike.setdefault(key, []).append(line)
+            others = {name: v for name, v in line.settings.items() if not NETWORK.match(name)}
+            if data := line.finished[0]["data.sha256"]:
+                alike.setdefault((data, *sorted(others.items())), []).append(line)
     pairs = []
     for first, second in itertools.chain(*(itertools.combinations(x, 2) for x in alike.values())):
         ours, theirs = ({r["seed"]: r["test_error"] for r in x.finished} for x in (first, second))
@@ -278,6 +217,57 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
             own.insert(0, Line(row, "", "", (), scale))
         lines += own
     return lines
+
+
+STATISTICS = (
+    "row", "overrides", "configuration", "data", "n", "mean", "std", "t_half_width", "min", "max",
+    "sampling_half_width", "published", "difference", "tolerance", "verdict",
+)  # fmt: skip
+DIFFERENCES = (
+    "first", "first_overrides", "second", "second_overrides", "n", "difference", "t_half_width",
+    "welch_t", "degrees", "p", "p_holm", "marks",
+)  # fmt: skip
+
+
+def statistics_csv(lines: Iterable[Line]) -> str:
+    """What the main table says in figures, with twelve digits; errors in per cent."""
+    rows = []
+    for line in lines:
+        if ours := line.ours:
+            away = (
+                [ours.mean - float(line.paper.error), line.tolerance]
+                if line.comparable
+                else [None] * 2
+            )
+            rows.append(
+                [line.paper.row, line.overrides, line.finished[0]["config_hash"], line.provenance,
+                 ours.n, ours.mean, ours.std, ours.half_width, ours.low, ours.high, line.sampling,
+                 line.paper.error, *away, line.verdict]
+            )  # fmt: skip
+    return as_csv(STATISTICS, rows)
+
+
+def differences_csv(pairs: Iterable[Contrast]) -> str:
+    """The differences of rows in figures."""
+    rows = []
+    for pair in pairs:
+        names = [text for x in (pair.first, pair.second) for text in (x.paper.row, x.overrides)]
+        paired, welch = pair.paired, pair.welch
+        rows.append(
+            [*names, *((paired.n, paired.mean, paired.half_width) if paired else [None] * 3),
+             *((welch.t, welch.degrees, welch.p, pair.p_holm) if welch else [None] * 4),
+             pair.marks.replace("\\", "")]
+        )  # fmt: skip
+    return as_csv(DIFFERENCES, rows)
+
+
+def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    # Twelve digits: the last ones are those of a version of scipy.
+    writer.writerows([f"{x:.12g}" if isinstance(x, float) else x for x in row] for row in rows)
+    return out.getvalue()
 
 
 def on_held_out(run: Run) -> bool:

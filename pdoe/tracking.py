@@ -84,7 +84,9 @@ class Tracker:
                 if mode != "offline":
                     self._run, why = _online(wandb, arguments)
                     self._online = self._run is not None
-                self._run = self._run or _begin(wandb, "offline", arguments)
+                if self._run is None:
+                    with _environment(WANDB_BASE_URL=None):  # none is asked, even one that is wrong
+                        self._run = _begin(wandb, "offline", arguments)
             self._run.define_metric("*", step_metric="epoch")
             # Not in `folder` if that cannot be written to: W&B then takes another one.
             self._kept = Path(self._run.dir).parent
@@ -293,4 +295,4 @@ def _typed(path: Path) -> str:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -7,10 +7,11 @@
     python scripts/compare.py mnist_rot --runs outputs from-cluster/wandb --wandb entity/project
 
 Merges every ``result.json`` below ``outputs/`` into ``results/<table>/runs.csv`` (a run replaces
-the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it. Runs
-may also come from offline folders of W&B, wherever they were copied to, and from a W&B project; a
-run's own record goes before what W&B has of it. Curves, diagnostics and manifest of a finished run
-go to ``details/<run_id>.json``.
+the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it;
+``statistics.csv`` and ``differences.csv`` have its figures with twelve digits. Runs may also come
+from offline folders of W&B, wherever they were copied to, and from a W&B project; a run's own
+record goes before what W&B has of it. Curves, diagnostics and manifest of a finished run go to
+``details/<run_id>.json``.
 Without runs it renders what is committed. The table always has all published rows; ``--rows`` names
 those that must have a finished run. At smoke scale everything is read and written below
 ``outputs/smoke/``. Runs that were tested on training images held out for it (``data.validation``)
@@ -28,7 +29,6 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # tables need no torch, which `import pdoe` would load for seconds
@@ -100,21 +100,20 @@ def collect(args: argparse.Namespace, sources: list[Path]) -> tuple[list[Found],
         mirrors += more
         problems += skipped
     for one in mirrors:
-        if scale_of(one.record) == args.scale:
-            try:
-                found.append(runs.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
-            except ValueError as error:
-                problems.append(f"{one.where}: skipped: {runs.one_line(str(error))}")
-    once, skipped = runs.distinct(found)
+        try:
+            found.append(runs.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
+        except ValueError as error:
+            problems.append(f"{one.where}: skipped: {runs.one_line(str(error))}")
+    of_scale = [one for one in found if (one.scale or default(one, args.scale)) == args.scale]
+    if len(of_scale) < len(found):
+        problems.append(f"{len(found) - len(of_scale)} runs of another scale: left out")
+    once, skipped = runs.distinct(of_scale)
     return once, problems + skipped
 
 
-def scale_of(record: dict[str, Any]) -> str:
-    """The scale of a run that no folder tells: its recipe's."""
-    try:
-        return record["manifest"]["configuration"]["recipe"]["scale"]
-    except (KeyError, TypeError):
-        return "full"
+def default(found: Found, scale: str) -> str:
+    """The scale of a run whose manifest does not tell it: its folder did, in W&B it was full."""
+    return "full" if found.mirrored else scale
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -152,6 +151,8 @@ def compare(args: argparse.Namespace) -> int:
     text = markdown.render(title, lines, args.scale, rule=not args.validation)
     write_whole(target / "runs.csv", runs.csv_text(merged))
     write_whole(target / "table.md", text)
+    write_whole(target / "statistics.csv", tables.statistics_csv(lines))
+    write_whole(target / "differences.csv", tables.differences_csv(tables.contrasts(lines)))
     for one in of_table:
         if one.run.finished:
             keep_details(target / "details" / f"{one.run['run_id']}.json", one)
@@ -174,11 +175,15 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def keep_details(path: Path, found: Found) -> None:
-    """Write what there is to keep, if it is not there."""
-    kept = found.details()
+    """Write the details that there are; a part that is there and not found again stays."""
+    kept, problems = found.details()
+    for problem in problems:
+        say(problem)
+    before = path.read_text("utf-8") if path.exists() else ""
+    kept = details.completed(kept, before)
     if any(kept.values()):
         text = details.text(path.stem, kept)
-        if not path.exists() or path.read_text("utf-8") != text:
+        if text != before:
             write_whole(path, text)
 
 

@@ -246,6 +246,12 @@ def main(arguments: list[str] | None = None) -> int:
             measured(options.network, options.angles, options.results)
         elif options.page:
             page.check(options.page)
+            for name in ("angles", "layers"):  # the page's tables would be emptied
+                if not page.read(options.page, name):
+                    raise ValueError(
+                        f"{options.page} lacks {name}.csv, which the page shows: measure a network "
+                        f"first, with --results {options.page}"
+                    )
             groups = map(PointGroup.named, FITTED)
             orders = [line for group in groups for line in fitted(group, PAPER_OFFSET)]
             commit, dirty = repository_state(ROOT)

@@ -13,11 +13,13 @@ Exit status: 0, the page is written; 2, refused (the line says why), nothing is 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+os.environ["MPLBACKEND"] = "Agg"  # nothing is shown, whatever the user's is
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":  # the page needs no torch, which `import pdoe` would load for seconds
     sys.modules["pdoe"] = ModuleType("pdoe")
@@ -38,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="read and written")
     args = parser.parse_args(argv)
+    if not args.results.is_dir():
+        say(f"refused: {args.results} is no folder")
+        return 2
     if not find_spec("matplotlib"):
         say("refused: figures need matplotlib: pip install 'pdoe[report]'")
         return 2

@@ -15,15 +15,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
+from hydra.errors import HydraException  # noqa: E402
+
+from pdoe.configuration import hashed  # noqa: E402
 from pdoe.cost import estimated_seconds  # noqa: E402
 from pdoe.devices import device_name, resolve_device  # noqa: E402
-from pdoe.records import RecordError, RunFolder, run_folder  # noqa: E402
+from pdoe.records import RecordError, RunFolder, digest, run_folder  # noqa: E402
 from train import composed  # noqa: E402
 
 
@@ -55,7 +59,10 @@ def chosen_seeds(text: str) -> list[str]:
     seeds = [part.strip() for part in text.split(",") if part.strip()]
     if not seeds or not all(seed.isdecimal() for seed in seeds):
         raise SystemExit(f"seeds are numbers such as 0,1,2, not {text!r}")
-    return seeds
+    return list(dict.fromkeys(str(int(seed)) for seed in seeds))
+
+
+configuration_of = cache(composed)
 
 
 @dataclass(frozen=True)
@@ -78,34 +85,56 @@ class Cell:
         except RecordError:
             return {}
 
+    def configuration(self) -> dict[str, Any]:
+        return configuration_of(*self.command[:-1])
+
     @property
     def finished(self) -> bool:
-        return self.record().get("status") == "finished"
+        """Whether its own configuration is: train.py refuses a folder that holds another's run."""
+        record = self.record()
+        of_now = digest(hashed(self.configuration()))
+        return record.get("status") == "finished" and record.get("config_hash") == of_now
 
     def __str__(self) -> str:
         return " ".join([self.experiment, *self.overrides, f"seed {self.seed}"])
 
 
 def announce(cells: Sequence[Cell]) -> None:
-    """Say what is left to do and, from a few steps of each network, how long it takes here."""
+    """Say what is left to do and, from a few steps of each network, how long it takes here.
+
+    Raises:
+        SystemExit: a configuration cannot be made; one line says why.
+    """
+    try:
+        estimate(cells)
+    except (HydraException, ValueError) as error:
+        raise SystemExit(str(error).strip().splitlines()[0]) from None
+
+
+def estimate(cells: Sequence[Cell]) -> None:
     left = [cell for cell in cells if not cell.finished]
     print(f"{len(cells)} runs: {len(cells) - len(left)} finished, {len(left)} to do", flush=True)
     if not left:
         return
     device = resolve_device("auto")
-    whole: dict[tuple[str, ...], float] = {}
+    whole: dict[tuple[str, ...], float | None] = {}
     total = 0.0
     for cell in left:
-        network = (cell.experiment, *cell.overrides)
-        config = composed(*cell.command[:-1])
+        network, config = (cell.experiment, *cell.overrides), cell.configuration()
         if network not in whole:
-            whole[network] = estimated_seconds(config, device)
-            print(f"{' '.join(network)}: about {duration(whole[network])} a run", flush=True)
+            try:
+                whole[network] = estimated_seconds(config, device)
+                said = f"about {duration(whole[network])} a run"
+            except (RuntimeError, MemoryError) as error:  # which need not stop the run itself
+                whole[network] = None
+                said = f"no step of it could be timed ({str(error).strip().splitlines()[0]})"
+            print(f"{' '.join(network)}: {said}", flush=True)
         done = cell.record().get("epochs") or 0
-        total += whole[network] * max(0.0, 1 - done / config["recipe"]["epochs"])
+        total += (whole[network] or 0.0) * max(0.0, 1 - done / config["recipe"]["epochs"])
+    more = "at least" if None in whole.values() else "about"
     print(
-        f"about {duration(total)} in all on {device_name(device)}, by a few steps of each network; "
-        "Ctrl-C stops, and the same command goes on",
+        f"{more} {duration(total)} in all on {device_name(device)}, by a few steps of each "
+        "network; Ctrl-C stops, and the same command goes on",
         flush=True,
     )
 

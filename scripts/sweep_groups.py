@@ -18,9 +18,9 @@ from typing import Any
 from reproduce import ROOT, Cell, announce, chosen_seeds, composed, run
 
 from pdoe.configuration import build_model
+from pdoe.report.of_runs import GROUPS, SWEEP
 
-EXPERIMENT, RECIPE = "mnistrot_pdo_p8", "recipe=mnistrot_fast"
-GROUPS = ("p1", "p2", "p4", "p6", "p8", "p12", "p4m", "p8m")
+EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 INTERRUPTED = 75
 
 

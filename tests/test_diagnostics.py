@@ -1,5 +1,6 @@
 """What is measured at the end of a run, and what it was made with."""
 
+import os
 import subprocess
 
 import numpy as np
@@ -7,11 +8,21 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from pdoe import LiftingConv, PointGroup
+from pdoe.checkpoints import Progress
 from pdoe.data import DataSet
 from pdoe.diagnostics import ANGLES, diagnose, turned_error, turned_filters
-from pdoe.manifest import continued, difference, environment, note_progress
+from pdoe.manifest import (
+    continued,
+    difference,
+    environment,
+    note_progress,
+    peak_memory,
+    reset_peak_memory,
+)
 from pdoe.models import PlainCNN
+from pdoe.records import RunFolder
 
 
 def bars(count=40):
@@ -130,6 +141,38 @@ def test_an_environment_names_code_packages_and_machine(repository):
     assert here["cores"] >= 1 and here["settings"] == {"threads": 2} and here["cuda"] is None
     (repository / "code.py").write_text("2")
     assert len(environment(torch.device("cpu"), repository, {})["diff_sha256"]) == 64
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux counts so alone")
+def test_the_peak_of_a_run_is_not_that_of_the_one_before_in_its_process():
+    held = np.ones(40_000_000)  # 320 MB
+    first = peak_memory()
+    del held
+    reset_peak_memory()
+    assert peak_memory() < first - 2e8
+
+
+def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no memory for it")
+
+    monkeypatch.setattr(train, "diagnose", broken)
+    said = []
+    config = {"precision": "fp32", "recipe": {"test_images": None}}
+    mirrored = train.closing_measurements(
+        network(), bars(), config, RunFolder(tmp_path), Progress(), said.append
+    )
+    assert said == ["diagnostics are left out: RuntimeError: no memory for it"]
+    assert mirrored == {"weights": None}
+
+
+def test_a_difference_has_one_hash_whatever_the_settings_of_git(repository, monkeypatch):
+    (repository / "code.py").write_text("2")
+    plain = difference(repository)
+    for setting in (("diff.noprefix", "true"), ("core.abbrev", "20"), ("color.ui", "always")):
+        git(repository, "config", *setting)
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
+    assert difference(repository) == plain
 
 
 def test_a_run_in_parts_names_each_environment_once():

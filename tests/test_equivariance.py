@@ -413,3 +413,20 @@ def test_a_network_that_is_wrong_for_the_group_in_hand_breaks_at_once():
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 4, 3, padding=1, dtype=torch.float64)))
     report = equivariance_report(model, PointGroup(4), image())
     assert report.first_broken == "conv" and pi > report.errors["conv"] > 1e-2
+
+
+def test_layers_that_are_called_by_keyword_or_with_a_tuple_are_reported_too():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift, self.pair = LiftingConv(PointGroup(4), 1, 2), Pair()
+
+        def forward(self, x):
+            return self.pair((self.lift(x=x), 3))
+
+    class Pair(nn.Module):
+        def forward(self, both):
+            return both[0] + 0.1 * both[0].flip(-1)  # no turn commutes with it
+
+    report = equivariance_report(Odd().double(), PointGroup(4), torch.randn(1, 1, 9, 9).double())
+    assert list(report.errors) == ["lift", "pair", ""] and report.first_broken == "pair"

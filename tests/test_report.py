@@ -416,6 +416,23 @@ def test_extremes_are_drawn_not_stumbled_over(place):
     assert "<code>results/equivariance/order.csv</code> yet" in page
 
 
+def test_the_sweep_has_the_widest_network_of_each_group_and_no_narrower_one(place, undrawn):
+    place.put(
+        record("a0", 0, 1.88, FAST),
+        record("b0", 0, 9.9, f"model.widths=[3,3],{FAST}", parameters=5000),
+        record("c0", 0, 1.2, f"model.widths=[9,9],{FAST}", parameters=40_000),
+    )
+    page = place.compose()[0]
+    assert "Mean test error by group: p8 1.880 %" in page
+    assert "Left out: 2 runs of another configuration" in page
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(place, script, capsys):
+    assert script.main(["--results", str(place.results / "nowhere")]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert not (place.results / "nowhere").exists()
+
+
 @pytest.fixture
 def script():
     spec = importlib.util.spec_from_file_location("script", ROOT / "scripts" / "report.py")

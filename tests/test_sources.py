@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_tables import Place, compare, record, snapshot
 from test_tracking import StandInApi, nobody_is_logged_in, server, speaks  # noqa: F401
 
-from pdoe import logged
+from pdoe import logged, runs
 from pdoe.logged import Logged
 from pdoe.tracking import Tracker
 
@@ -70,7 +70,7 @@ def test_the_same_runs_give_the_same_table_from_each_source(
     said = capsys.readouterr()
     assert "2.050 ± 0.071 (n = 2; 2.000 to 2.100)" in said.out
     assert said.err.count("is the record of the same run") == 4  # of all: two runs, twice
-    assert len(made["folders"]) == 4  # two tables, two details
+    assert len(made["folders"]) == 6  # runs, table, two files of figures, two of details
     for name in made:
         assert made[name] == made["folders"], name
 
@@ -88,6 +88,32 @@ def test_a_run_that_was_killed_is_listed_and_averaged_into_nothing(tmp_path):
     run.finish(begun, failed=True)
     assert place.compare() == 0
     assert "1 finished, 1 interrupted" in place.table and "2.100 (n = 1)" in place.line()
+
+
+def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
+    """Two machines, the same command, two errors: nothing says which is true."""
+    place = Place(tmp_path)
+    for machine, error in {"a": 2.0, "b": 3.0}.items():
+        folder = place.outputs / machine
+        folder.mkdir()
+        one = record(error, 0)
+        run = Tracker(
+            "offline", folder, project="pdoe", run_id="id0", name="row", group="row", tags=[],
+            config={}, record=one | {"status": "interrupted"},
+        )  # fmt: skip
+        run.finish(one, failed=False)
+    assert place.compare() == 1
+    assert "different runs named id0" in capsys.readouterr().err and "id0" not in place.csv
+
+
+def test_what_wandb_has_of_the_end_goes_before_what_it_has_of_a_start(tmp_path, monkeypatch):
+    place = Place(tmp_path)
+    ones = [
+        Logged("start", record(None, 0, status="interrupted", epochs=1), ROWS[:1], None),
+        Logged("end", record(2.1, 0), ROWS, None),
+    ]
+    monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
+    assert place.compare("--wandb", "pdoe") == 0 and "2.100 (n = 1)" in place.line()
 
 
 def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch):
@@ -136,4 +162,6 @@ def test_mutated_runs_of_wandb_never_end_in_a_traceback(tmp_path_factory, change
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logged, "read_project", lambda project: ([mutant], []))
         assert place.compare("--wandb", "pdoe") == 0
-    assert "2.100" in place.csv or "2.1" in place.csv
+    (line,) = [line for line in place.csv.splitlines() if line.startswith("id0,")]
+    assert ",finished,2.1,2.1," in line
+    assert len(runs.read_csv(place.results / "runs.csv").runs) <= 2

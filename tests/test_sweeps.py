@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pdoe import cost
-from pdoe.records import run_folder
+from pdoe.configuration import hashed
+from pdoe.records import digest, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +33,7 @@ def configuration(scripts):
 
 
 def leave(tmp_path, cell, **record):
+    record = {"config_hash": digest(hashed(cell.configuration()))} | record
     folder = run_folder(tmp_path / "outputs", cell.experiment, cell.overrides, cell.seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(record))
@@ -127,6 +129,42 @@ def test_only_what_is_left_of_a_run_counts(scripts, tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out == "3 runs: 3 finished, 0 to do\n"
 
 
+def test_a_run_of_an_older_configuration_is_not_the_finished_one(scripts, tmp_path, monkeypatch):
+    reproduce, _ = scripts
+    cell = reproduce.Cell("mnistrot_pdo_p8", (), 0)
+    leave(tmp_path, cell, status="finished")
+    assert cell.finished
+    leave(tmp_path, cell, status="finished", config_hash="another")
+    assert not cell.finished
+
+
+def test_what_cannot_be_composed_is_refused_in_one_line(scripts):
+    reproduce, _ = scripts
+    with pytest.raises(SystemExit) as refused:
+        reproduce.announce([reproduce.Cell("mnistrot_pdo_p8", ("recipe=nope",), 0)])
+    assert "nope" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_network_that_cannot_be_timed_does_not_stop_the_others(scripts, monkeypatch, capsys):
+    reproduce, _ = scripts
+
+    def timed(config, device):
+        if config["experiment"] == "mnistrot_p4":
+            raise RuntimeError("out of memory\nand more")
+        return 3600.0
+
+    monkeypatch.setattr(reproduce, "estimated_seconds", timed)
+    reproduce.announce([reproduce.Cell(f"mnistrot_{row}", (), 0) for row in ("p4", "z2")])
+    said = capsys.readouterr().out
+    assert "mnistrot_p4: no step of it could be timed (out of memory)" in said
+    assert "at least 1 h 00 min in all" in said
+
+
+def test_seeds_count_once(scripts):
+    reproduce, _ = scripts
+    assert reproduce.chosen_seeds("0, 1,0,01") == ["0", "1"]
+
+
 def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
     """40 epochs of 93 batches of 128; two tests of 50,000 images, 24 turns of 1,000."""
     monkeypatch.setattr(cost, "seconds_per_image", lambda config, device: (0.01, 0.001))
@@ -140,4 +178,6 @@ def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
 def test_steps_and_tests_are_timed_on_the_network_itself(configuration, one_thread):
     configuration["model"]["widths"] = [1, 1, 1, 1, 1, 1]
     step, test = cost.seconds_per_image(configuration, torch.device("cpu"))
-    assert 0 < test < step < 1
+    configuration["model"]["widths"] = [8, 8, 8, 8, 8, 8]
+    larger, _ = cost.seconds_per_image(configuration, torch.device("cpu"))
+    assert 0 < test < step < larger  # sixty-four times the operations

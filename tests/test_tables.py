@@ -4,6 +4,7 @@ Expected numbers are worked out by hand in the tests or come from scipy.
 """
 
 import copy
+import csv
 import importlib.util
 import json
 import math
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pdoe import markdown, runs, tables
+from pdoe import markdown, runs, statistics, tables
 from pdoe.files import write_whole
 
 ROOT = Path(__file__).parents[1]
@@ -107,13 +108,13 @@ def line_of(*errors, **fields):
 
 @pytest.mark.parametrize("degrees, t", [(1, 12.706205), (2, 4.302653), (9, 2.262157)])
 def test_the_t_quantile_is_that_of_the_printed_tables(degrees, t):
-    assert tables.t_quantile(degrees) == pytest.approx(t, abs=1e-6)
-    assert tables.t_quantile(degrees, 0.0) == 0
+    assert statistics.t_quantile(degrees) == pytest.approx(t, abs=1e-6)
+    assert statistics.t_quantile(degrees, 0.0) == 0
 
 
 def test_welch_is_that_of_scipy():
     first, second = [1.9, 2.1, 2.4, 2.0], [2.5, 2.2, 2.9]
-    welch = tables.Welch.of(tables.Summary.of(first), tables.Summary.of(second))
+    welch = statistics.Welch.of(statistics.Summary.of(first), statistics.Summary.of(second))
     expected = stats.ttest_ind(first, second, equal_var=False)
     assert welch.t == pytest.approx(expected.statistic, rel=1e-12)
     assert welch.degrees == pytest.approx(expected.df, rel=1e-12)
@@ -123,18 +124,20 @@ def test_welch_is_that_of_scipy():
 def test_without_a_spread_there_is_no_test():
     one, same, some = ([2.0], [2.0, 2.0], [2.0, 2.5])
     for first, second in ((one, some), (some, one), (same, same)):
-        assert tables.Welch.of(tables.Summary.of(first), tables.Summary.of(second)) is None
-    assert tables.Welch.of(tables.Summary.of(same), tables.Summary.of(some)) is not None
+        assert (
+            statistics.Welch.of(statistics.Summary.of(first), statistics.Summary.of(second)) is None
+        )
+    assert statistics.Welch.of(statistics.Summary.of(same), statistics.Summary.of(some)) is not None
 
 
 def test_holm_by_hand():
     """0.01 * 4, then 0.02 * 3, then 0.03 * 2 = 0.06 again, and 0.9 * 1."""
-    assert tables.holm([0.02, 0.9, 0.01, 0.03]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
-    assert tables.holm([0.8, 0.7]) == [1.0, 1.0] and tables.holm([]) == []
+    assert statistics.holm([0.02, 0.9, 0.01, 0.03]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert statistics.holm([0.8, 0.7]) == [1.0, 1.0] and statistics.holm([]) == []
 
 
 def test_a_summary_is_mean_sample_deviation_and_t_interval():
-    summary = tables.Summary.of([1.0, 2.0, 3.0])
+    summary = statistics.Summary.of([1.0, 2.0, 3.0])
     low, high = stats.t.interval(0.95, 2, loc=2, scale=1 / math.sqrt(3))
     assert (summary.n, summary.mean, summary.std) == (3, 2.0, 1.0)
     assert summary.half_width == pytest.approx((high - low) / 2, rel=1e-12)
@@ -142,7 +145,7 @@ def test_a_summary_is_mean_sample_deviation_and_t_interval():
 
 
 def test_one_seed_has_no_spread():
-    summary = tables.Summary.of([1.5])
+    summary = statistics.Summary.of([1.5])
     assert summary.std is None and summary.half_width is None
     assert str(summary) == "1.500 (n = 1)"
 
@@ -301,7 +304,7 @@ def test_the_committed_tables_are_what_the_committed_runs_render_to(place, table
     (place.results / "table.md").unlink()
     arguments = [table, "--runs", str(place.outputs), "--results", str(place.results)]
     assert compare.main(arguments) == 0
-    for name in ("runs.csv", "table.md"):
+    for name in ("runs.csv", "table.md", "statistics.csv", "differences.csv"):
         assert (place.results / name).read_bytes() == (committed / name).read_bytes(), name
 
 
@@ -397,6 +400,55 @@ def test_rows_with_several_seeds_are_held_against_each_other(place):
     ]
 
 
+def test_a_difference_across_machines_precisions_or_dirty_trees_is_marked(place):
+    p8 = [record(2.0 + s / 10, s, run_id=f"a{s}") for s in (0, 1)]
+    z2 = {"experiment": "mnistrot_z2"}
+    for changed, mark in (
+        ({}, ""), ({"device": "a GPU"}, " †"), ({"precision": "fp32"}, " †"),
+        ({"dirty": True}, " \\*"), ({"ranks": 2, "dirty": True}, " \\*†"),
+    ):  # fmt: skip
+        others = [record(5.0 + s / 10, s, run_id=f"b{s}", **z2, **changed) for s in (0, 1)]
+        place.put(*p8, *others).compare()
+        text = place.table.partition("## Differences between rows")[2]
+        assert f"| `mnistrot_z2` − `mnistrot_pdo_p8`{mark} " in text, (changed, text)
+
+
+def test_networks_are_held_against_each_other_and_other_settings_are_not():
+    def line(overrides):
+        return line_of(2.0, 2.1, overrides=overrides)
+
+    def pairs(*overrides):
+        return len(tables.contrasts([line(one) for one in overrides]))
+
+    assert pairs("group=p4,recipe=f", "recipe=f") == 1
+    assert pairs("group=p4,model.stages=[[1,2],[3]],recipe=f", "+model.extra=1,recipe=f") == 1
+    assert pairs("recipe=f", "recipe=g") == 0 and pairs("recipe.epochs=3", "") == 0
+
+
+def test_the_figures_of_the_table_stand_in_csv(place):
+    p8 = [record(2.0 + s / 10, s, run_id=f"a{s}") for s in (0, 1)]
+    z2 = [record(5.0, s, run_id=f"b{s}", experiment="mnistrot_z2") for s in (0, 1)]
+    place.put(*p8, *z2).compare()
+
+    def read(name):
+        with open(place.results / name, newline="") as file:
+            return list(csv.DictReader(file))
+
+    ones = {line["row"]: line for line in read("statistics.csv")}
+    assert list(ones) == ["mnistrot_z2", "mnistrot_pdo_p8"]
+    one, line = ones["mnistrot_pdo_p8"], line_of(2.0, 2.1)
+    for name, value in {
+        "mean": line.ours.mean, "std": line.ours.std, "t_half_width": line.ours.half_width,
+        "difference": line.ours.mean - 1.87, "tolerance": line.tolerance, "n": 2,
+    }.items():  # fmt: skip
+        assert float(one[name]) == pytest.approx(value, rel=1e-11), name
+    assert one["verdict"] == line.verdict
+    (difference,) = read("differences.csv")
+    assert difference["second"] == "mnistrot_pdo_p8" and float(difference["difference"]) > 2.9
+    welch = statistics.Welch.of(statistics.Summary.of([5.0, 5.0]), line.ours)
+    assert difference["p_holm"] == difference["p"] == f"{welch.p:.12g}"
+
+
 def test_no_differences_are_shown_without_several_seeds(place):
     place.put(record(2.1, 0), record(2.2, 0, run_id="b", experiment="mnistrot_z2")).compare()
     assert "Differences" not in place.table
@@ -405,7 +457,7 @@ def test_no_differences_are_shown_without_several_seeds(place):
 def test_the_correction_counts_all_tests_of_the_table():
     lines = [line_of(2.0, 2.1, 2.2), line_of(2.3, 2.5, 2.4), line_of(3.0, 3.3, 3.1)]
     found = tables.contrasts(lines)
-    assert [pair.p_holm for pair in found] == tables.holm([pair.welch.p for pair in found])
+    assert [pair.p_holm for pair in found] == statistics.holm([pair.welch.p for pair in found])
     smallest = min(found, key=lambda pair: pair.welch.p)
     assert len(found) == 3 and smallest.p_holm == 3 * smallest.welch.p
 
@@ -484,21 +536,50 @@ def test_curves_diagnostics_and_manifest_are_kept_beside_the_table(place):
     assert snapshot(place.results) == before
 
 
+def test_details_that_a_folder_has_lost_stay(place):
+    place.put(record(2.1, 0))
+    folder = with_details(place)
+    place.compare()
+    before = snapshot(place.results)
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "train_loss": 1.0, "test_error": null}\n')
+    (folder / "diagnostics.json").unlink()
+    place.compare()
+    assert snapshot(place.results) == before
+    (place.results / "details" / "id0.json").write_text("{")  # as it is damaged, it is made anew
+    place.compare()
+    held = json.loads((place.results / "details" / "id0.json").read_text())
+    assert held["metrics"]["epoch"] == [1] and held["diagnostics"] is None
+
+
+def test_a_smoke_run_that_was_copied_elsewhere_is_not_the_row(place, capsys):
+    smoke = {"configuration": {"recipe": {"scale": "smoke"}}}
+    place.put(record(2.1, 0), record(89.5, 1, manifest=smoke), under="copied")
+    assert place.compare() == 0
+    assert "2.100 (n = 1)" in place.line() and "id1" not in place.csv
+    assert "1 runs of another scale: left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "name, text",
+    "name, text, said",
     [
-        ("metrics.jsonl", '{"epoch": 1, "train_loss": 1.0}\n{"epoch": 2, "tr'),
-        ("metrics.jsonl", '{"epoch": 1, "train_loss": 1.0}\n[1]\n{"epoch": "x"}\n'),
-        ("metrics.jsonl", "\0\n"),
-        ("metrics.jsonl", '{"epoch": 1, "train_loss": NaN}\n'),
-        ("diagnostics.json", '{"conf'),
-        ("diagnostics.json", "[" * 100_000),
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": 1.0}\n{"epoch": 2, "tr', ""),  # by a kill
+        ("metrics.jsonl", '{"epoch": 1}\n{"ep\n{"epoch": "x"}\n[1]\n', "damaged lines 2"),
+        ("metrics.jsonl", "\0\n", "damaged lines 1"),
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": NaN}\n', ""),
+        ("metrics.jsonl", "\udcff\n", "UnicodeDecodeError"),
+        ("diagnostics.json", '{"conf', "left out"),
+        ("diagnostics.json", "[]", "no object"),
+        ("diagnostics.json", "[" * 100_000, "left out"),
     ],
 )
-def test_damaged_details_never_keep_a_run_from_its_table(place, name, text):
+def test_damaged_details_are_named_and_never_keep_a_run_from_its_table(
+    place, capsys, name, text, said
+):
     place.put(record(2.1, 0))
-    (with_details(place) / name).write_text(text)
+    (with_details(place) / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert place.compare() == 0 and "2.100" in place.line()
+    lines = [line for line in capsys.readouterr().err.splitlines() if name in line]
+    assert len(lines) == bool(said) and all(said in line for line in lines)
     held = json.loads((place.results / "details" / "id0.json").read_text())
     if name == "diagnostics.json":
         assert held["diagnostics"] is None and held["metrics"]["epoch"] == [1, 2]

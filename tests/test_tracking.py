@@ -185,7 +185,7 @@ def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, cap
     server.refuse = status
     began = time.perf_counter()
     tracker("auto", tmp_path).finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 10
     told = capsys.readouterr()
     assert told.out.count("\n") == 1 and not told.err
     assert (
@@ -213,12 +213,12 @@ def test_a_dead_server_costs_a_process_one_wait_and_ends_it_with_0(tmp_path):
     """
     began = time.perf_counter()
     done = subprocess.run(python(script), env=importing(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and time.perf_counter() - began < 25
+    assert (done.returncode, done.stderr) == (0, "") and time.perf_counter() - began < 40
     first, second, times = done.stdout.splitlines()
     assert first.startswith("tracking: offline (W&B is out of reach: CommError: ")
     assert second.startswith("tracking: offline (W&B is out of reach: CommError: ")
     wait, rest = json.loads(times)
-    assert wait < 10.5 and rest < 3
+    assert wait < 12 and rest < 6
     (folder,) = kept(tmp_path / "first")
     assert read_offline(folder).metrics == ROWS
     assert [path.name[:7] for path in kept(tmp_path / "second")] == ["offline"]
@@ -272,6 +272,15 @@ def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
     assert view(runs).stdout == f"-m wandb leet {newest}\n"
     nothing = view(tmp_path / "venv")
     assert nothing.returncode and nothing.stdout == f"no W&B run lies below {environment}\n"
+
+
+def test_an_address_that_is_none_sends_a_run_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_BASE_URL", "garbage")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    whole_run("online", tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith("tracking: offline (") and "garbage" in said and said.count("\n") == 1
+    assert read_offline(*kept(tmp_path)).record == RECORD
 
 
 def test_an_unknown_mode_is_named(tmp_path):
@@ -389,13 +398,13 @@ def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
         began = time.perf_counter()
         run.log(row)
         slowest = max(slowest, time.perf_counter() - began)
-    assert slowest < 0.5
+    assert slowest < 2
     began = time.perf_counter()
     run.finish(RECORD, failed=False, diagnostics=DIAGNOSTICS, weights=weights)
-    assert time.perf_counter() - began < 6
+    assert time.perf_counter() - began < 12
     began = time.perf_counter()
     tracker("online", tmp_path / "next", run_id="next").finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 3
+    assert time.perf_counter() - began < 8
     told = capsys.readouterr()
     assert [line.split(" (")[0].split(",")[0] for line in told.out.splitlines()] == [
         "tracking: online",
@@ -474,7 +483,7 @@ def test_a_project_without_a_network_is_given_up_in_time(monkeypatch):
     began = time.perf_counter()
     with pytest.raises(LoggedError, match="^W&B project pdoe cannot be read: [^\n]*$"):
         read_project("pdoe")
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 10
 
 
 def test_a_project_without_a_login_asks_for_none():

@@ -19,7 +19,6 @@ from .page import Html, figure, inline, joined, prose
 NONE = "–"
 TITLES = {"mnist_rot": "MNIST-rot", "cifar": "CIFAR"}
 SMALL, MEDIUM = (320, 250), (410, 330)  # pixels of a panel: three or two beside each other
-SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")
 
 
 @dataclass(frozen=True)
@@ -127,18 +126,13 @@ def counted(values: Iterable[str]) -> str:
     return ", ".join(f"{n} {value}" for value, n in sorted(Counter(values).items()))
 
 
-def settings(line: Line) -> dict[str, str]:
-    """In what a line differs from its row, by name."""
-    return dict(SETTING.findall(line.overrides))
-
-
 def group_of(line: Line) -> str:
-    return settings(line).get("group", line.paper.group)
+    return line.settings.get("group", line.paper.group)
 
 
 def told(line: Line) -> tuple[str, str]:
     """What a panel is called: the system, and what tells its runs from others of its row."""
-    shown = [f"{k.removeprefix('model.')}={v}" for k, v in settings(line).items() if k != "group"]
+    shown = [f"{k.removeprefix('model.')}={v}" for k, v in line.settings.items() if k != "group"]
     if line.another:
         shown.append(f"configuration {line.another[:8]}")
     if line.provenance not in tables.PUBLISHED_DATA:

@@ -9,10 +9,11 @@ import numpy as np
 from .. import tables
 from ..tables import Line
 from . import run_charts as charts
-from .contents import MEDIUM, Report, Table, data_of, group_of, missing, seeds_of, settings, told
+from .contents import MEDIUM, Report, Table, data_of, group_of, missing, seeds_of, told
 
 GROUPS = ("p1", "p2", "p4", "p6", "p8", "p12", "p4m", "p8m")
 SWEEP = "mnistrot_pdo_p8", "mnistrot_fast"  # the row and the recipe of the sweep over groups
+MOST = 26_747  # parameters: those of the row
 DATA = {"mnistrot": "MNIST-rot", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
@@ -50,14 +51,17 @@ def groups(report: Report) -> None:
     chosen: dict[str, Line] = {}
     left_out = 0
     for line in (line for one in report.tables for line in one.lines):
-        choices, group = settings(line), group_of(line)
+        choices, group = line.settings, group_of(line)
         of_sweep = line.paper.row == row and choices.get("recipe") == recipe and line.ours
         if not of_sweep or choices.keys() - {"recipe", "group", "model.widths"}:
             continue
-        if group in chosen or group not in GROUPS:
+        if group not in GROUPS or not 0 < most_parameters(line) <= MOST:
             left_out += len(line.finished)
-        else:
-            chosen[group] = line
+            continue
+        other = chosen.get(group)
+        if other is None or most_parameters(line) > most_parameters(other):
+            line, chosen[group] = other, line  # the widest is the sweep's
+        left_out += len(line.finished) if line else 0
     if not chosen:
         what, command = "No run of the sweep over groups yet.", "`make sweep-groups`"
         report.section("groups", "Error against group", missing(what, command))
@@ -80,6 +84,10 @@ def groups(report: Report) -> None:
     panels = [(charts.by_group(GROUPS, errors), alt)]
     name = "Error against group"
     report.section("groups", name, report.figure("mnist_rot/groups", name, panels, caption, MEDIUM))
+
+
+def most_parameters(line: Line) -> int:
+    return max((run["parameters"] or 0 for run in line.finished), default=0)
 
 
 def parameters(report: Report) -> None:
@@ -118,7 +126,7 @@ def of_paper(line: Line) -> charts.Point:
 def of_runs(line: Line) -> charts.Point | None:
     """Our point of a line; none for other groups (they have a figure) and data not compared."""
     counts = {run["parameters"] for run in line.finished} - {None}
-    choices = settings(line)
+    choices = line.settings
     usual = not line.another and line.provenance in tables.PUBLISHED_DATA
     if not counts or not usual or "group" in choices:
         return None
@@ -160,7 +168,7 @@ def confusion(report: Report) -> None:
     parts = []
     for one in report.tables:
         shown: dict[str, tuple[Line, list[np.ndarray]]] = {}
-        for line in sorted(one.lines, key=lambda line: len(settings(line))):
+        for line in sorted(one.lines, key=lambda line: len(line.settings)):
             counts = [np.array(d.confusion) for d in one.seeds(line) if d.confusion]
             if counts := [c for c in counts if c.shape == counts[0].shape]:
                 shown.setdefault(line.paper.row, (line, counts))

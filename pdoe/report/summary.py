@@ -7,7 +7,7 @@ from collections import Counter
 
 from .. import markdown
 from ..tables import Contrast, Line, contrasts
-from .contents import NONE, Report, counted, group_of, missing, settings
+from .contents import NONE, Report, counted, group_of, missing
 from .page import Html, inline, joined, prose, table, tag
 
 SIGNS = {"reproduced": "=", "better": "▼", "worse": "▲", "not comparable": "≠", "not run": "○"}
@@ -114,7 +114,7 @@ def named(line: Line) -> Html:
 
 def different(line: Line) -> Html:
     """What tells a line from the row above it."""
-    parts = [f"{name}={value}" for name, value in settings(line).items()]
+    parts = [f"{name}={value}" for name, value in line.settings.items()]
     if line.another:
         parts.insert(0, f"configuration {line.another[:8]}")
     return joined((tag("code", part) for part in parts), " ")
