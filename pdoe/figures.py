@@ -2,8 +2,7 @@
 
 Colours have names. A file has a white background and the colours for it; the same drawing inside a
 page refers to the page's CSS variables of those names instead, so that it follows light and dark.
-The same data give the same bytes: no date, no random ids. Matplotlib is imported inside
-the function that draws.
+The same data give the same bytes: no date, no random ids. Matplotlib is imported where it draws.
 """
 
 from __future__ import annotations
