@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .wandb_service import end_service
+
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TIMEOUT = 10  # seconds, of a question to the server
@@ -170,6 +172,8 @@ def read_project(path: str, api: Any = None) -> tuple[list[Logged], list[str]]:
     except LoggedError:
         raise
     except Exception as error:  # W&B raises many kinds
+        if api is None:
+            end_service()  # or the process would wait for it at its end
         said = " ".join(str(error).split())
         raise LoggedError(f"W&B project {path} cannot be read: {said}") from None
     return runs, problems

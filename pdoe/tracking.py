@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .wandb_service import end_service
+
 MODES = ("auto", "online", "offline", "disabled")
 _MEANT = {  # what WANDB_MODE may hold
     **{"": "auto", "online": "online", "run": "online", "shared": "online"},
@@ -161,6 +163,8 @@ class Tracker:
             self._run.finish(exit_code=1 if failed else 0)
         except Exception as error:
             self._lose(error)
+        if self._online and _out_of_reach:
+            end_service()  # or the process would wait for it at its end
         self._run = None
 
     def _keep(self, wandb: Any, weights: Path) -> None:
@@ -199,7 +203,7 @@ def _online(wandb: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
     try:
         return _begin(wandb, "online", arguments), ""
     except Exception as error:
-        wandb.teardown()  # the id is taken otherwise
+        end_service()  # the id is taken otherwise
         for left in {*Path(arguments["dir"]).glob("wandb/run-*")} - before:
             shutil.rmtree(left)  # or it would pass for a run
         return None, _remember(error)

@@ -402,7 +402,7 @@ def test_extremes_are_drawn_not_stumbled_over(place):
     zero = details("a0", 0.0)
     zero["diagnostics"] = {"turned": {"0": 0}, "confusion": [[0, 0], [0, 0]]}
     place.put(
-        record("a0", error=0.0, parameters=0), record("b0", error=100.0, overrides=""),
+        record("a0", error=0.0, parameters=1), record("b0", error=100.0, overrides=""),
         record("c0", error=5.0, overrides="", experiment="mnistrot_p4", parameters=None),
     ).detail("a0", zero).detail("b0", empty)  # fmt: skip
     angles = [("net", "trained", 0, 0.0, ""), ("one", "trained", 7, -1, "")]

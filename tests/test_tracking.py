@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from wandb_server import ENTITY, KEY, SEEN, FakeServer
 from pdoe import tracking
 from pdoe.logged import LoggedError, read_offline, read_offline_all, read_project
 from pdoe.tracking import Tracker
+from pdoe.wandb_service import end_service, services
 
 speaks = pytest.mark.skipif(
     not version("wandb").startswith(f"{SEEN}."),
@@ -109,9 +111,7 @@ def nobody_is_logged_in(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(tracking, "_out_of_reach", "")
     yield
-    import wandb
-
-    wandb.teardown()
+    end_service()
 
 
 @pytest.fixture
@@ -267,7 +267,8 @@ def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
     def view(folder):
         make = ["make", "view", f"VENV={environment}", f"RUN={folder}"]
         here = Path(__file__).parents[1]
-        return subprocess.run(make, cwd=here, capture_output=True, text=True)
+        alone = {key: value for key, value in os.environ.items() if "MAKE" not in key}
+        return subprocess.run(make, cwd=here, env=alone, capture_output=True, text=True)
 
     assert view(runs).stdout == f"-m wandb leet {newest}\n"
     nothing = view(tmp_path / "venv")
@@ -281,6 +282,21 @@ def test_an_address_that_is_none_sends_a_run_offline(tmp_path, monkeypatch, caps
     said = capsys.readouterr().out
     assert said.startswith("tracking: offline (") and "garbage" in said and said.count("\n") == 1
     assert read_offline(*kept(tmp_path)).record == RECORD
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the service of a process")
+def test_a_service_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    from pdoe import wandb_service
+
+    monkeypatch.setattr(wandb_service, "PATIENCE", 1.0)
+    tracker("offline", tmp_path)
+    (service,) = services()
+    os.kill(service, signal.SIGSTOP)
+    began = time.perf_counter()
+    end_service()
+    assert not services() and time.perf_counter() - began < 10
+    whole_run("offline", tmp_path / "next", run_id="next")  # and another one begins
+    assert read_offline(*kept(tmp_path / "next")).record == RECORD
 
 
 def test_an_unknown_mode_is_named(tmp_path):
