@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+def write_whole(
+    path: Path, content: str | bytes | Callable[[BinaryIO], object], durable: bool = True
+) -> None:
     """Write a file beside its place and rename it: no reader ever sees a part of it.
 
     Each process writes under a name of its own, so that several may make the same file.
@@ -17,6 +19,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], object])
     Args:
         path: the file; folders above it are made.
         content: text (UTF-8, line ends as they are), bytes, or a function that writes to a file.
+        durable: wait until it is on the disk, so that it outlives a power cut.
 
     Raises:
         OSError: the folder takes no files; nothing is left behind then.
@@ -31,8 +34,9 @@ def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], object])
                 file.write(content)
             else:
                 content(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp keeps others out; results and data may be shared
         os.replace(name, path)
     except BaseException:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from .runs import Run, TableError
@@ -74,7 +75,7 @@ class Line:
     scale: str = "full"
     another: str = ""
 
-    @property
+    @cached_property
     def finished(self) -> list[Run]:
         return [run for run in self.runs if run.finished]
 
@@ -83,7 +84,7 @@ class Line:
         """In what it differs from its row, by name."""
         return dict(SETTING.findall(self.overrides))
 
-    @property
+    @cached_property
     def ours(self) -> Summary | None:
         errors = [run["test_error"] for run in self.finished]
         return Summary.of(errors) if errors else None

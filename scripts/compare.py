@@ -184,7 +184,7 @@ def keep_details(path: Path, found: Found) -> None:
     if any(kept.values()):
         text = details.text(path.stem, kept)
         if text != before:
-            write_whole(path, text)
+            write_whole(path, text, durable=False)  # it can be made again, and there may be many
 
 
 def main(argv: list[str] | None = None) -> int:
