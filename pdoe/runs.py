@@ -202,9 +202,9 @@ def distinct(found: Iterable[Found]) -> tuple[list[Found], list[str]]:
         places.setdefault(one.run["run_id"], []).append(one)
     kept, problems = [], []
     for run_id, copies in places.items():
-        own = [one for one in copies if not one.mirrored] or copies
-        # What W&B has of a start that was stopped is older than what it has of the end.
-        own = [one for one in own if one.run.finished] or own if own is copies else own
+        own = [one for one in copies if not one.mirrored]
+        if not own:  # what W&B has of a start that was stopped is older than what it has of the end
+            own = [one for one in copies if one.run.finished] or copies
         first, *others = own
         names = ", ".join(one.where for one in others)
         if all(one.run.cells == first.run.cells for one in others):

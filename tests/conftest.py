@@ -1,6 +1,7 @@
 """What the theorem tests share: the group's action, pixel by pixel, from the matrices alone."""
 
 import http.server
+import subprocess
 import threading
 from pathlib import Path
 
@@ -44,6 +45,24 @@ def http_folder(monkeypatch):
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield Path("served"), f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with one commit, of code and of results, that ignores the file `ignored`."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "code.py").write_text("1")
+    (tmp_path / ".gitignore").write_text("ignored\n")
+    (tmp_path / "results" / "runs.csv").write_text("0")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    return tmp_path
 
 
 def index_of(matrix, matrices):

@@ -1,11 +1,11 @@
 """What is measured at the end of a run, and what it was made with."""
 
 import os
-import subprocess
 
 import numpy as np
 import pytest
 import torch
+from conftest import git
 from torch import nn
 
 import train
@@ -93,22 +93,6 @@ def test_a_picture_is_red_where_the_filter_is_positive_and_blue_where_it_is_nega
 
 
 # ---- Manifest -----------------------------------------------------------------------------------
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture
-def repository(tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "code.py").write_text("1")
-    (tmp_path / ".gitignore").write_text("ignored\n")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "first")
-    return tmp_path
 
 
 def test_the_hash_of_a_difference_is_that_of_its_contents_and_of_nothing_else(repository):

@@ -1,9 +1,9 @@
 """What a run leaves behind: whole files, honest identity, nothing lost."""
 
 import json
-import subprocess
 
 import pytest
+from conftest import git
 
 from pdoe.records import (
     RecordError,
@@ -35,22 +35,6 @@ def record(tmp_path, before=None, **changed):
             **changed,
         }
     )
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture
-def repository(tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "code.py").write_text("1")
-    (tmp_path / "results" / "runs.csv").write_text("1")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "first")
-    return tmp_path
 
 
 def test_a_hash_does_not_depend_on_the_order_of_keys():
