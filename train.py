@@ -30,7 +30,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file
-from pdoe.configuration import build_model, configured_data, hashed
+from pdoe.configuration import build_model, completed, configured_data, hashed
 from pdoe.data import DataError, DataSet
 from pdoe.devices import (
     SWITCHES,
@@ -53,7 +53,7 @@ ROOT = Path(__file__).resolve().parent
 # enter its hash.
 BESIDE_THE_POINT = (
     *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking"),
-    *("mode", "checkpoint"),
+    *("mode", "checkpoint", "published"),
     *SWITCHES,
 )
 FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
@@ -248,11 +248,11 @@ def run(cfg: DictConfig) -> str:
             log=log,
         )
         record.update(progress_fields(progress))
-        if progress.epoch == recipe["epochs"]:
+        if progress.epoch == recipe["epochs"] and not progress.stopped:
             record["equivariance_error"] = measured_equivariance(model, data)
             if ranks.first:
                 mirrored = closing_measurements(model, data, config, folder, progress, say)
-            record.update(status="finished", reason=None)
+            record.update(status="finished", reason=None, **protocol(recipe, progress))
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
         else:
@@ -304,9 +304,16 @@ def built(
 def of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a recipe tells :func:`fit`."""
     names = ("epochs", "batch_size", "learning_rate", "optimizer", "schedule", "weight_decay")
-    names += ("label_smoothing", "average", "augment", "train_images", "test_images")
+    names += ("l1", "label_smoothing", "average", "augment", "train_images", "test_images")
     evaluated = {f"evaluate_{name}": value for name, value in recipe["evaluate"].items()}
     return {name: recipe[name] for name in names} | evaluated
+
+
+def protocol(recipe: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """What of a recipe makes its test error another quantity than that of the last epoch."""
+    select, angles = recipe["evaluate"]["select"], recipe["evaluate"]["tta_angles"]
+    chosen = {"select": select, "selected_epoch": progress.selected_epoch}
+    return (chosen if select != "last" else {}) | ({"tta_angles": len(angles)} if angles else {})
 
 
 def closing_measurements(
@@ -354,10 +361,10 @@ def check_words(cfg: DictConfig) -> None:
 def shared_data(config: dict[str, Any], root: str | None, ranks: Ranks) -> DataSet:
     """The data of a run; the first rank downloads and speaks, the others read after it."""
     held: list[DataSet] = []
-    ranks.by_first(lambda: held.append(configured_data(config["data"], root)))
+    ranks.by_first(lambda: held.append(configured_data(config, root)))
     if not held:
         with redirect_stdout(None):
-            held.append(configured_data(config["data"], root))
+            held.append(configured_data(config, root))
     return held[0]
 
 
@@ -403,7 +410,8 @@ def evaluate_alone(cfg: DictConfig) -> str:
     config = configuration_at(path)
     if config is None:
         config = resolved(cfg, HydraConfig.get().runtime.choices.experiment or "custom")
-    data = configured_data(config["data"], cfg.data.root).to(device)
+    config = completed(config)
+    data = configured_data(config, cfg.data.root).to(device)
     if path.suffix == ".pt2":
         try:
             model = torch.export.load(path).module()
@@ -414,7 +422,7 @@ def evaluate_alone(cfg: DictConfig) -> str:
         model = load_weights(build_model(config, data), path)
     model = model.to(device, torch.float64 if precision == "fp64" else None)
     count = len(data.test_images[: config["recipe"]["test_images"]])
-    error = evaluate(model, data, precision, count)
+    error = evaluate(model, data, precision, count, config["recipe"]["evaluate"]["tta_angles"])
     wrong = round(error * count / 100)
     print(
         f"{path}: test error {error:.3f} %, {wrong:,} of {count:,} images of {data.name} "

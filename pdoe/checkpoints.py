@@ -1,10 +1,10 @@
 """The state that a run goes on from, bit for bit, and the weights that it leaves.
 
 ``<run>/checkpoint/epoch=0003,step=000120/`` (completed epochs, steps of the next one) holds
-``model.pt``, ``averaged.pt`` (if weights are averaged), ``optimizer.pt``, ``state.pt`` and
-``sha256.json``, the sums of the others. A checkpoint is written beside its place and renamed, and
-the one before it is kept, so that there is always a whole one. All files load with
-``weights_only=True``.
+``model.pt``, ``averaged.pt`` (if weights are averaged), ``selected.pt`` (the best epoch's, if that
+is what counts), ``optimizer.pt``, ``state.pt`` and ``sha256.json``, the sums of the others. A
+checkpoint is written beside its place and renamed, and the one before it is kept, so that there is
+always a whole one. All files load with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Progress:
     epoch_seconds: float = 0.0  # of the one after them
     evaluation_seconds: float | None = None
     confusion: list[list[int]] | None = None  # of the last evaluation: true class, taken for
+    selected_epoch: int | None = None  # the best so far, where the last one is not what counts
+    selected_error: float | None = None  # by which it was chosen
     stopped: str | None = None
 
     @property
@@ -66,17 +68,19 @@ class Progress:
 
 @dataclass
 class Position:
-    """Random states and sums: of the data's order, and of each rank.
+    """What else a run goes on from: random states and sums, and the weights of its best epoch.
 
     Attributes:
         order: the generator of the data when the epoch began, from which its order is drawn.
         generator: the same generator now; augmentation has drawn from it since.
         sums: of this rank in this epoch: loss and wrong, over images.
+        selected: weights of the best epoch so far, where the last one is not what counts.
     """
 
     order: torch.Tensor
     generator: torch.Tensor
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    selected: dict[str, torch.Tensor] | None = None
 
 
 def save(
@@ -113,6 +117,8 @@ def save(
     }
     if averaged is not None:
         parts["averaged"] = averaged.state_dict()
+    if position.selected is not None:
+        parts["selected"] = position.selected
     name = f"epoch={progress.epoch:04},step={progress.step:06}"
     ranks.by_first(lambda: _write(folder / name, parts))
 
@@ -210,7 +216,8 @@ def load(
         torch.set_rng_state(own["random"])
         if own["random_cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(own["random_cuda"])
-    return progress, Position(state["order"], state["generator"], own["sums"])
+    selected = parts.get("selected")
+    return progress, Position(state["order"], state["generator"], own["sums"], selected)
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -263,7 +270,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint was tested with: their average where there is one."""
+    """The weights that a checkpoint stands for: the chosen epoch's, or the average, or the last."""
+    if "selected" in parts:
+        return parts["selected"]
     averaged = parts.get("averaged")
     if averaged is None:
         return parts["model"]
@@ -274,8 +283,8 @@ def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def tested_file(folder: Path) -> Path | None:
     """The file of the weights that the newest checkpoint was tested with; None where none is."""
     for path in _newest_first(folder)[:1]:
-        averaged = path / "averaged.pt"
-        return averaged if averaged.exists() else path / "model.pt"
+        names = ("selected.pt", "averaged.pt", "model.pt")
+        return next(path / name for name in names if (path / name).exists())
     return None
 
 

@@ -7,17 +7,20 @@ from typing import Any
 from torch import nn
 
 from .data import SHAPES, DataSet, load_data
+from .data.whitening import whitened
 from .groups import PointGroup
 from .models import MODELS
 from .records import digest
 
 # Keys that came after the first committed runs. At these values they change nothing and stay out of
 # the hash, so that those runs are still runs of their configuration.
-LATER = {
+LATER: dict[str, Any] = {
     "data": {"validation": 0, "statistics": "train"},
     "recipe": {
         "optimizer": "adam",
         "schedule": "step",
+        "l1": 0.0,
+        "evaluate": {"select": "last", "tta_angles": []},
         "label_smoothing": 0.0,
         "average": None,
         "sync_bn": False,
@@ -27,24 +30,46 @@ LATER = {
 
 def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """The part of a configuration that enters its hash."""
-    if config is None:
-        return None
-    kept = dict(config)
-    for name, neutral in LATER.items():
-        if isinstance(config.get(name), dict):
-            kept[name] = {
-                key: value
-                for key, value in config[name].items()
-                if key not in neutral or digest(value) != digest(neutral[key])
-            }
+    return config and _without(config, LATER)
+
+
+def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the keys that have their neutral value."""
+    kept = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(neutral.get(key), dict):
+            kept[key] = _without(value, neutral[key])
+        elif key not in neutral or digest(value) != digest(neutral[key]):
+            kept[key] = value
     return kept
+
+
+def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
+    """A configuration with the neutral values of the keys that an older one lacks."""
+    whole = {**neutral, **config}
+    for key, value in neutral.items():
+        if isinstance(value, dict):
+            whole[key] = completed(config.get(key, {}), value)
+    return whole
 
 
 def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     """The data set of a configuration; keys that an older one lacks are neutral."""
-    config = {**LATER["data"], **config}
-    data = load_data(config["name"], root, config["source"], config["statistics"])
-    return data.held_out(config["validation"]) if config["validation"] != 0 else data
+    config = completed(config)
+    chosen, select = config["data"], config["recipe"]["evaluate"]["select"]
+    held_out, statistics = chosen["validation"], chosen["statistics"]
+    if (select == "validation") and not held_out:
+        raise ValueError(
+            "recipe.evaluate.select=validation needs images to select on: give data.validation, "
+            "such as data.validation=2000"
+        )
+    known = statistics in ("none", "whitened")
+    data = load_data(chosen["name"], root, chosen["source"], "train" if known else statistics)
+    if held_out != 0:
+        data = data.held_out(held_out, keep_test=select == "validation")
+    if statistics == "none":
+        return data.as_it_is()
+    return whitened(data) if statistics == "whitened" else data
 
 
 def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:

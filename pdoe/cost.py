@@ -13,8 +13,8 @@ from .configuration import build_model
 from .data import IMAGES, SHAPES, to_input
 from .devices import SWITCHES, Settings
 from .diagnostics import ANGLES, turned_count
+from .evaluation import autocast, number_type
 from .recipes import is_evaluated, make_optimizer
-from .training import autocast, number_type
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
 

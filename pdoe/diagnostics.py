@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .data import DataSet
-from .data.batches import rotate, to_input
+from .data.batches import to_input
 from .devices import DEEP
 from .equivariance import equivariance_error, equivariance_report
+from .evaluation import autocast, number_type, turned
 from .layers import LiftingConv
-from .training import autocast, number_type
 
 ANGLES = range(0, 360, 15)  # degrees
 TURNED = 1000  # images; 24 turns of them cost what half a test of 50,000 does
@@ -40,7 +40,7 @@ def diagnose(
     """
     model.eval()
     count = turned_count(test_images, len(data.test_images))
-    turned = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
+    errors = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
     layers = None
     if len(getattr(model, "blocks", ())) < DEEP:
         report = equivariance_report(model, model.group, some_input(model, data, 2))
@@ -48,7 +48,7 @@ def diagnose(
     return {
         "confusion": confusion,
         "turned_images": count,
-        "turned": turned,
+        "turned": errors,
         "layers": layers,
     }
 
@@ -67,10 +67,9 @@ def turned_error(
     size = 100 if images.device.type == "cpu" else 2000
     wrong = 0
     for batch, truth in zip(images.split(size), labels.split(size), strict=True):
-        angles = torch.full((len(batch),), math.radians(degrees), dtype=torch.float64)
-        turned = batch if degrees % 360 == 0 else rotate(batch, angles)
+        (view,) = turned(batch, [degrees])
         with autocast(images.device, precision):
-            logits = model(to_input(turned, data.mean, data.std, number_type(precision)))
+            logits = model(to_input(view, data.mean, data.std, number_type(precision)))
         wrong += (logits.argmax(1) != truth).sum().item()
     return 100 * wrong / count
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adadelta, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .data import DataSet
-from .data.batches import random_crop_flip, random_quarter_turns, random_rotation
+from .data.batches import (
+    random_crop_flip,
+    random_quarter_turns,
+    random_rotation,
+    random_shift_flip,
+)
 
 AUGMENTATIONS = {
     "none": lambda images, generator: images,
     "rotation": random_rotation,
+    "rotation_nearest": partial(random_rotation, mode="nearest"),
     "quarter_turns": random_quarter_turns,
     "crop_flip": random_crop_flip,
+    "shift_flip": random_shift_flip,
+}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": Adam,
+    "sgd": partial(SGD, momentum=0.9, nesterov=True),
+    "momentum": partial(SGD, momentum=0.9),
+    "adadelta": partial(Adadelta, rho=0.9, eps=1e-6),
 }
 
 
@@ -33,12 +47,18 @@ def augmentation(name: str, data: DataSet) -> Callable[[Tensor, torch.Generator]
     return partial(random_crop_flip, fill=tuple(256 * mean for mean in means))
 
 
+SELECT = ("last", "validation", "test_best", "train_best")
+
+
 def check(
     augment: str,
     learning_rate: Sequence[tuple[float, float]],
     schedule: str,
     label_smoothing: float,
     average: float | None,
+    l1: float,
+    select: str,
+    tta_angles: Sequence[float],
 ) -> None:
     """Refuse with a ValueError what cannot be carried out."""
     if augment not in AUGMENTATIONS:
@@ -53,6 +73,12 @@ def check(
         raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing!r}")
     if average is not None and not (isinstance(average, float) and 0 < average < 1):
         raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
+    if not (isinstance(l1, int | float) and 0 <= l1 < float("inf")):
+        raise ValueError(f"l1 is a number of at least 0, not {l1!r}")
+    if select not in SELECT:
+        raise ValueError(f"evaluate.select is one of {', '.join(SELECT)}, not {select!r}")
+    if not all(isinstance(a, int | float) and math.isfinite(a) for a in tta_angles):
+        raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {tta_angles}")
 
 
 def learning_rate_at(
@@ -106,10 +132,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimizer:
-    """Adam, or SGD ("sgd") with Nesterov's momentum of 0.9; L2 in the gradient for both."""
-    if name not in ("adam", "sgd"):
-        raise ValueError(f"optimizer is one of adam, sgd, not {name!r}")
-    groups = parameter_groups(model, weight_decay)
-    if name == "sgd":
-        return SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
-    return Adam(groups)
+    """One of ``OPTIMIZERS``, with L2 in the gradient; its rate is set at every step.
+
+    "adam"; SGD with a momentum of 0.9, Nesterov's ("sgd") or plain ("momentum"); "adadelta" with a
+    decay of 0.9, whose rate is a factor (1 in its paper).
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {name!r}")
+    return OPTIMIZERS[name](parameter_groups(model, weight_decay), lr=0.0)
+
+
+def add_l1(optimizer: Optimizer, strength: float) -> None:
+    """Add the gradient of ``strength`` times the sum of |w| over the weights that have L2."""
+    for weight in optimizer.param_groups[0]["params"]:
+        if weight.grad is not None:
+            weight.grad.add_(weight.detach().sign(), alpha=strength)

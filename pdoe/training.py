@@ -18,7 +18,9 @@ from .checkpoints import Position, Progress, load, save
 from .data import DataSet
 from .data.batches import epoch_batches, to_input
 from .distributed import Ranks
+from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
 from .recipes import (
+    add_l1,
     augmentation,
     check,
     is_evaluated,
@@ -26,6 +28,8 @@ from .recipes import (
     make_optimizer,
     moving_average,
 )
+
+__all__ = ["Diverged", "Stop", "evaluate", "fit"]
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
 
@@ -44,68 +48,6 @@ class Stop:
         self.requested = self.listening = False
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@torch.no_grad()
-def confusion_matrix(
-    model: nn.Module,
-    data: DataSet,
-    precision: str = "fp32",
-    count: int | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
-    stopped: Callable[[], bool] = lambda: False,
-) -> Tensor | None:
-    """How many test images of a class (row) are taken for which one (column): int64, on the CPU.
-
-    Over the first ``count`` test images or all of them; the ranks share them. None where
-    ``stopped``, asked after each batch, ended it early.
-    """
-    model.eval()
-    device, dtype = data.test_images.device, number_type(precision)
-    images, labels = data.test_images[:count], data.test_labels[:count]
-    own, truths = ranks.share(images), ranks.share(labels)
-    size = 100 if device.type == "cpu" else 2000  # on a CPU the maps of a batch stay in its cache
-    counts = torch.zeros(data.classes**2, dtype=torch.int64, device=device)
-    most = -(-len(images) // ranks.count)  # of a rank: each of them takes part as often
-    for start in range(0, most, size):
-        batch, truth = own[start : start + size], truths[start : start + size]
-        if len(batch):
-            if start and len(batch) < size:  # one shape, for a compiled network
-                batch = torch.cat([batch, own[: size - len(batch)]])
-            with autocast(device, precision):
-                logits = model(to_input(batch, data.mean, data.std, dtype))
-            if logits.shape[1] != data.classes:
-                raise ValueError(
-                    f"the network tells {logits.shape[1]} classes apart, {data.name} has "
-                    f"{data.classes}"
-                )
-            cells = truth * data.classes + logits[: len(truth)].argmax(1)
-            counts += torch.bincount(cells, minlength=len(counts))
-        if start + size < most and stopped():
-            return None
-    return ranks.total(counts).view(data.classes, data.classes).cpu()
-
-
-def error_of(confusion: Tensor) -> float:
-    """The error in per cent of a confusion matrix."""
-    images = confusion.sum().item()
-    return 100 * (images - confusion.trace().item()) / images
-
-
-def evaluate(
-    model: nn.Module, data: DataSet, precision: str = "fp32", count: int | None = None
-) -> float:
-    """Test error in per cent, over the first ``count`` test images or all of them."""
-    return error_of(confusion_matrix(model, data, precision, count))
-
-
-def number_type(precision: str) -> torch.dtype:
-    """What images are given to a network as: float32 under autocast, too."""
-    return torch.float64 if precision == "fp64" else torch.float32
-
-
 def fit(
     model: nn.Module,
     data: DataSet,
@@ -116,11 +58,14 @@ def fit(
     optimizer: str = "adam",
     schedule: str = "step",
     weight_decay: float = 0.0,
+    l1: float = 0.0,
     label_smoothing: float = 0.0,
     average: float | None = None,
     augment: str = "none",
     evaluate_every: int = 10,
     evaluate_last: float = 0.25,
+    evaluate_select: str = "last",
+    evaluate_tta_angles: Sequence[float] = (),
     train_images: int | None = None,
     test_images: int | None = None,
     seed: int = 0,
@@ -149,13 +94,21 @@ def fit(
             :func:`learning_rate_at`.
         optimizer: see :func:`make_optimizer`.
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
+        l1: the same with L1: the sum of their magnitudes times this is added to the loss.
         label_smoothing: of the cross entropy.
         average: decay per step of an exponential moving average of weights and running statistics,
             which is what is tested, and what the model holds when all epochs are done; None for
             none.
-        augment: "none", "rotation" (a turn of its own for every image), "quarter_turns" (a multiple
-            of 90 degrees, exact) or "crop_flip" (a shift by up to 4 pixels and a reflection).
+        augment: "none", "rotation" (a turn of its own for every image, bilinear; with
+            "rotation_nearest" by nearest neighbours), "quarter_turns" (a multiple of 90 degrees,
+            exact), "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up
+            to 2 pixels, interpolated).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
+        evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
+            or the first one with the least error on ``data.validation``, on the test set
+            ("test_best", which makes the test error too low) or in training ("train_best"). With
+            "validation" the test set is seen once, after the last epoch.
+        evaluate_tta_angles: test on images turned by these angles, see :func:`confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
@@ -184,7 +137,19 @@ def fit(
     }.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is a positive integer, not {value}")
-    check(augment, learning_rate, schedule, label_smoothing, average)
+    check(
+        augment,
+        learning_rate,
+        schedule,
+        label_smoothing,
+        average,
+        l1,
+        evaluate_select,
+        evaluate_tta_angles,
+    )
+    examined = data.validation if evaluate_select == "validation" else data
+    if examined is None:
+        raise ValueError("evaluate.select is validation, and the data hold no images out for it")
     if batch_size % ranks.count:
         raise ValueError(f"a batch of {batch_size} cannot be shared evenly by {ranks.count} ranks")
     device = data.train_images.device
@@ -198,6 +163,7 @@ def fit(
     tested = model if averaged is None else averaged.module
     generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
     progress, position = Progress(), Position(generator.get_state(), generator.get_state())
+    selected: dict[str, Tensor] | None = None  # weights of the best epoch so far
     must_be = {
         "device": device.type,
         "precision": precision,
@@ -209,6 +175,7 @@ def fit(
     if checkpoint is not None:
         found = load(checkpoint, model, averaged, optimize, must_be, ranks, any_conditions)
         progress, position = found or (progress, position)
+        selected = position.selected
         generator.set_state(position.generator)
     progress.stopped = None
     trained = ranks.wrapped(model)
@@ -231,8 +198,14 @@ def fit(
         progress.seconds = time.perf_counter() - started
         if checkpoint is not None:
             position.generator = generator.get_state()
+            position.selected = selected
             save(checkpoint, model, averaged, optimize, position, must_be, progress, ranks)
         saved = time.perf_counter()
+
+    def tested_on(where: DataSet, count: int | None) -> Tensor | None:
+        ranks.share_buffers(tested)
+        asked = ranks, lambda: bool(reason_to_stop()), evaluate_tta_angles
+        return confusion_matrix(tested, where, precision, count, *asked)
 
     def reason_to_stop(ahead: float = 0.0) -> str | None:
         """Why what takes so many seconds more should not be begun; the same on every rank."""
@@ -269,6 +242,8 @@ def fit(
                 loss = F.cross_entropy(logits.to(dtype), truth, label_smoothing=label_smoothing)
                 optimize.zero_grad()
                 loss.backward()
+                if l1:
+                    add_l1(optimize, l1)
                 optimize.step()
                 if averaged is not None:
                     averaged.update_parameters(model)
@@ -308,38 +283,44 @@ def fit(
             position.sums = sums.tolist()
             progress.epoch_seconds = time.perf_counter() - since
 
-            test_error = None
+            error = None  # on the images that are examined
             evaluation_began = time.perf_counter()
             if is_evaluated(epoch + 1, epochs, evaluate_every, evaluate_last):
                 progress.stopped = reason_to_stop(progress.evaluation_seconds or 0.0)
                 if not progress.stopped:
-                    ranks.share_buffers(tested)
-                    confusion = confusion_matrix(
-                        tested, data, precision, test_images, ranks, lambda: bool(reason_to_stop())
-                    )
+                    confusion = tested_on(examined, test_images)
                     if confusion is None:
                         progress.stopped = reason_to_stop()
                 if progress.stopped:  # this epoch is complete but for its evaluation
                     write()
                     break
                 done = True
-                test_error, progress.confusion = error_of(confusion), confusion.tolist()
+                error, progress.confusion = error_of(confusion), confusion.tolist()
                 progress.evaluation_seconds = time.perf_counter() - evaluation_began
-                best = progress.test_error_best
-                progress.test_error_best = test_error if best is None else min(best, test_error)
             total_loss, wrong = ranks.total(sums).tolist()
             training_seconds = progress.epoch_seconds
             progress.epoch, progress.step, progress.epoch_seconds = epoch + 1, 0, 0.0
             progress.training_seconds += training_seconds
+            train_error = 100 * wrong / (steps * batch_size)
+            test_error = error if examined is data else None
             progress.test_error = test_error
+            if test_error is not None:
+                best = progress.test_error_best
+                progress.test_error_best = test_error if best is None else min(best, test_error)
+            score = train_error if evaluate_select == "train_best" else error
+            least = progress.selected_error
+            if evaluate_select != "last" and score is not None and (least is None or score < least):
+                progress.selected_epoch, progress.selected_error = epoch + 1, score
+                selected = {k: v.detach().cpu().clone() for k, v in tested.state_dict().items()}
             progress.seconds = time.perf_counter() - started
-            evaluated = time.perf_counter() - evaluation_began if test_error is not None else 0.0
+            evaluated = time.perf_counter() - evaluation_began if error is not None else 0.0
             row = {
                 "epoch": epoch + 1,
                 "learning_rate": learning_rate_at(epoch, learning_rate, schedule),
                 "train_loss": total_loss / (steps * batch_size),
-                "train_error": 100 * wrong / (steps * batch_size),
+                "train_error": train_error,
                 "test_error": test_error,
+                **({} if examined is data else {"validation_error": error}),
                 "seconds": round(training_seconds + evaluated, 3),
             }
             # In this order: an epoch logged but not saved is repeated, and none is ever missing.
@@ -360,10 +341,17 @@ def fit(
             announced = True
             if progress.epoch < epochs:
                 progress.stopped = reason_to_stop(training_seconds / steps)
+        if selected is not None and not progress.stopped:
+            tested.load_state_dict(selected)
+            confusion = tested_on(data, test_images)
+            if confusion is None:
+                progress.stopped = reason_to_stop()
+            else:
+                progress.test_error, progress.confusion = error_of(confusion), confusion.tolist()
     finally:
         stop.listening = False
         bar.close()
-    if averaged is not None and progress.epoch == epochs:
+    if tested is not model and progress.epoch == epochs:
         model.load_state_dict(tested.state_dict())
     return progress
 

@@ -42,7 +42,7 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
         )
     parts = found[1]
     config = configuration_at(folder)
-    data = configured_data(config["data"], root)
+    data = configured_data(config, root)
     model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:

@@ -16,7 +16,8 @@ from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
 from pdoe.distributed import Ranks, join, leave
-from pdoe.training import confusion_matrix, error_of, evaluate, fit
+from pdoe.evaluation import confusion_matrix, error_of, evaluate
+from pdoe.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {

@@ -51,14 +51,14 @@ def to_input(
     return x.sub_(mean).div_(std)
 
 
-def random_rotation(images: Tensor, generator: Generator) -> Tensor:
+def random_rotation(images: Tensor, generator: Generator, mode: str = "bilinear") -> Tensor:
     """Turn every image of `[B, C, H, W]` by its own angle, uniform in [0, 2 pi).
 
     Angles come from the CPU `generator`, whatever the device of the images: one seed, one augmented
     epoch. The result is that of `rotate`.
     """
     angles = torch.rand(len(images), generator=generator, dtype=torch.float64) * (2 * math.pi)
-    return rotate(images, angles)
+    return rotate(images, angles, mode)
 
 
 def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
@@ -128,19 +128,38 @@ def crop_flip(
     return padded.flatten(2).gather(2, places).view(images.shape)
 
 
-def rotate(images: Tensor, angles: Tensor) -> Tensor:
+def random_shift_flip(images: Tensor, generator: Generator, reach: float = 2.0) -> Tensor:
+    """Shift `[B, C, H, W]` by up to `reach` pixels, not whole ones, and mirror every second image.
+
+    Both coordinates of a shift are uniform in -`reach`..`reach`, each image's own; bicubic,
+    reflected at the border, in the scale of the images and as float32 (float64 stays). Shifts and
+    flips come from the CPU `generator`.
+    """
+    shifts = reach * (
+        2 * torch.rand((len(images), 2), generator=generator, dtype=torch.float64) - 1
+    )
+    signs = 1.0 - 2 * torch.randint(2, (len(images),), generator=generator)
+    height, width = images.shape[2:]
+    zero = torch.zeros_like(shifts[:, 0])
+    rows = [
+        torch.stack([signs.double(), zero, 2 * shifts[:, 0] / width], dim=1),
+        torch.stack([zero, zero + 1, 2 * shifts[:, 1] / height], dim=1),
+    ]
+    return _sampled(images, torch.stack(rows, dim=1), "bicubic", "reflection")
+
+
+def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
     """Turn images `[B, C, H, W]` by `angles` `[B]` (radians, counter-clockwise, y up).
 
-    Bilinear about the centre of the image, zeros outside. Exact (up to rounding) for multiples of
-    90 degrees on square images. uint8 comes back as float32 in the same scale 0..255; float32 and
-    float64 keep their type.
+    About the centre of the image, zeros outside; `mode` is bilinear or nearest. Exact (up to
+    rounding) for multiples of 90 degrees on square images. uint8 comes back as float32 in the same
+    scale 0..255; float32 and float64 keep their type.
     """
     if images.ndim != 4 or angles.shape != images.shape[:1]:
         raise ValueError(
             "expected images [B, C, H, W] and angles [B], "
             f"got {list(images.shape)} and {list(angles.shape)}"
         )
-    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
     height, width = images.shape[2:]
     c, s = angles.cos(), angles.sin()
     zero = torch.zeros_like(c)
@@ -149,6 +168,12 @@ def rotate(images: Tensor, angles: Tensor) -> Tensor:
         torch.stack([c, -s * (height / width), zero], dim=1),
         torch.stack([s * (width / height), c, zero], dim=1),
     ]
-    theta = torch.stack(rows, dim=1).to(dtype).to(images.device)
+    return _sampled(images, torch.stack(rows, dim=1), mode, "zeros")
+
+
+def _sampled(images: Tensor, theta: Tensor, mode: str, outside: str) -> Tensor:
+    """Images at the points of an affine map each, `[B, 2, 3]` in the frame of grid_sample."""
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    theta = theta.to(dtype).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.to(dtype), grid, align_corners=False)
+    return F.grid_sample(images.to(dtype), grid, mode, outside, align_corners=False)

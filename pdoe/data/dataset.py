@@ -39,17 +39,27 @@ class DataSet:
     mean: Statistic
     std: Statistic
     classes: int
+    validation: DataSet | None = None  # with the held out images as its test images
 
     def to(self, device: torch.device | str) -> DataSet:
         """The same data set with its tensors on `device`."""
-        return replace(self, **{part: getattr(self, part).to(device) for part in PARTS})
+        moved = {part: getattr(self, part).to(device) for part in PARTS}
+        return replace(self, **moved, validation=self.validation and self.validation.to(device))
 
-    def held_out(self, count: int) -> DataSet:
+    def as_it_is(self) -> DataSet:
+        """The same images without normalisation: a network gets value / 256."""
+        channels = self.train_images.shape[1]
+        mean, std = (0.0, 1.0) if channels == 1 else ((0.0,) * channels, (1.0,) * channels)
+        validation = self.validation and self.validation.as_it_is()
+        return replace(self, mean=mean, std=std, validation=validation)
+
+    def held_out(self, count: int, keep_test: bool = False) -> DataSet:
         """The last `count` training images as test images, and the rest as the training images.
 
         For tuning, which must not see the test set; the provenance says so. `mean` and `std` are
         those of the images left for training, even where the whole set has those of all images:
-        what is held out is to tell the truth.
+        what is held out is to tell the truth. With `keep_test` the test images stay, and what is
+        held out is `validation`.
         """
         if type(count) is not int or not 0 < count < len(self.train_images):
             raise ValueError(
@@ -63,7 +73,7 @@ class DataSet:
             )
         images, labels = self.train_images, self.train_labels
         mean, std = channel_statistics(images[:-count].cpu().numpy())
-        return replace(
+        held = replace(
             self,
             provenance=f"{self.provenance}, {count} held out",
             train_images=images[:-count],
@@ -73,6 +83,10 @@ class DataSet:
             mean=mean,
             std=std,
         )
+        if not keep_test:
+            return held
+        test = {part: getattr(self, part) for part in PARTS[2:]}
+        return replace(held, provenance=self.provenance, validation=held, **test)
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:

@@ -1,0 +1,248 @@
+"""What a source's protocol may ask for: which epoch counts, turned test images, L1, whitening."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from pdoe.configuration import completed, configured_data, hashed
+from pdoe.data import DataSet
+from pdoe.data.batches import random_rotation, random_shift_flip, rotate, to_input
+from pdoe.data.whitening import whitened
+from pdoe.evaluation import confusion_matrix, evaluate
+from pdoe.recipes import add_l1, augmentation, make_optimizer
+from pdoe.training import fit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Random images: what a network learns of the first forty says nothing about the others."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (100, 1, 6, 6), generator=generator).to(torch.uint8)
+    labels = torch.randint(3, (100,), generator=generator)
+    return DataSet(
+        "toy", "made up", "0", images[:70], labels[:70], images[70:], labels[70:], *STATS
+    )
+
+
+STATS = (0.5, 0.3, 3)
+SETTINGS = {"epochs": 9, "batch_size": 10, "learning_rate": [[0, 0.05]], "evaluate_every": 1}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.BatchNorm1d(20), nn.Linear(20, 3))
+
+
+def run(data, **settings):
+    model, rows = network(), []
+    progress = fit(model, data, **SETTINGS | settings, log=lambda row, _: rows.append(dict(row)))
+    return model, rows, progress
+
+
+def first_least(rows, name):
+    return min(rows, key=lambda row: row[name])["epoch"]
+
+
+def weights_after(data, epochs, **settings):
+    return run(data, epochs=epochs, **settings)[0].state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("average", [None, 0.5])
+@pytest.mark.parametrize(
+    "select, rate", [("validation", 0.3), ("test_best", 0.3), ("train_best", 0.2)]
+)
+def test_the_epoch_that_counts_is_the_first_with_the_least_error(data, select, rate, average):
+    held = data.held_out(30, keep_test=True)
+    settings = {"average": average, "learning_rate": [[0, rate]]}
+    model, rows, progress = run(held, evaluate_select=select, **settings)
+    name = {"validation": "validation_error", "test_best": "test_error"}.get(select, "train_error")
+    best = first_least(rows, name)
+    assert 1 < best < 9  # or nothing would be shown
+    assert progress.selected_epoch == best
+    assert progress.selected_error == min(row[name] for row in rows)
+    assert same(model.state_dict(), weights_after(held, best, **settings))
+    assert progress.test_error == evaluate(model, held)
+    assert sum(map(sum, progress.confusion)) == len(held.test_images)
+
+
+def test_selecting_on_validation_sees_the_test_set_once_and_trains_without_what_is_held_out(data):
+    held = data.held_out(30, keep_test=True)
+    assert (len(held.train_images), len(held.test_images)) == (40, 30)
+    assert torch.equal(held.validation.test_images, data.train_images[40:])
+    assert (held.validation.provenance, held.provenance) == ("made up, 30 held out", "made up")
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            if not self.training:
+                seen.append(x)
+            return self.inner(x)
+
+    rows = []
+    settings = {**SETTINGS, "evaluate_select": "validation"}
+    fit(Watching(), held, **settings, log=lambda row, _: rows.append(row))
+    test = to_input(held.test_images, held.mean, held.std)
+    assert [torch.equal(x, test) for x in seen] == [False] * 9 + [True]
+    assert all(row["test_error"] is None for row in rows)
+    with pytest.raises(ValueError, match="select is validation, and the data hold no images"):
+        run(data, evaluate_select="validation")
+
+
+@pytest.mark.parametrize("select", ["validation", "train_best"])
+def test_a_choice_survives_interruptions_at_every_step(data, tmp_path, select):
+    held = data.held_out(30, keep_test=True)
+    whole, rows, progress = run(held, evaluate_select=select)
+    for _ in range(100):
+        model, _, now = run(held, evaluate_select=select, checkpoint=tmp_path, max_seconds=0)
+        if now.epoch == 9 and not now.stopped:
+            break
+    assert same(model.state_dict(), whole.state_dict())
+    assert (now.selected_epoch, now.test_error) == (progress.selected_epoch, progress.test_error)
+    assert now.confusion == progress.confusion
+
+
+def test_the_weights_of_a_checkpoint_are_the_chosen_ones(data, tmp_path):
+    from pdoe.checkpoints import tested_file, weights_at
+
+    model, _, _ = run(data, evaluate_select="test_best", checkpoint=tmp_path / "checkpoint")
+    assert same(weights_at(tmp_path), model.state_dict())
+    assert tested_file(tmp_path / "checkpoint").name == "selected.pt"
+
+
+def test_turned_test_images_are_averaged_as_probabilities(data):
+    class Left(nn.Module):
+        """Sure of class 0 where the left half is bright, else in favour of class 1, not sure."""
+
+        def forward(self, x):
+            bright = x[:, 0, :, :3].sum((1, 2)) > x[:, 0, :, 3:].sum((1, 2))
+            return torch.where(
+                bright[:, None], torch.tensor([9.0, 0, 0]), torch.tensor([0, 1.0, 0])
+            )
+
+    images = torch.zeros(2, 1, 6, 6, dtype=torch.uint8)
+    images[:, :, :, 3:] = 200  # right half bright: a half turn makes it the left one
+    labels = torch.zeros(2, dtype=torch.int64)
+    right = replace(data, test_images=images, test_labels=labels)
+    assert evaluate(Left(), right) == 100
+    assert evaluate(Left(), right, tta_angles=[0, 180]) == 0
+    assert evaluate(Left(), right, tta_angles=[0]) == 100
+    _, _, progress = run(data, evaluate_tta_angles=[0, 90])
+    model, _, plain = run(data)
+    assert progress.test_error == evaluate(model, data, tta_angles=[0, 90])
+    assert confusion_matrix(model, data, tta_angles=[90]).sum() == 30
+
+
+def test_l1_adds_the_sign_of_weights_and_of_nothing_else():
+    model = network()
+    optimizer = make_optimizer("adadelta", model, 0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    add_l1(optimizer, 0.25)
+    assert torch.equal(model[1].weight.grad, 0.25 * model[1].weight.detach().sign())
+    assert all(not p.grad.any() for p in model.parameters() if p.ndim == 1)
+
+
+def test_l1_makes_weights_smaller(data):
+    plain, penalised = (run(data, l1=l1)[0][1].weight.abs().sum() for l1 in (0.0, 0.5))
+    assert penalised < 0.7 * plain
+
+
+@pytest.mark.parametrize("name", ["momentum", "adadelta"])
+def test_the_optimizers_of_the_sources_learn(data, name):
+    rate = {"momentum": 0.05, "adadelta": 1.0}[name]
+    _, rows, _ = run(data, optimizer=name, learning_rate=[[0, rate]], epochs=20)
+    assert rows[-1]["train_error"] < rows[0]["train_error"] - 10
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"evaluate_select": "best"}, "select is one of last, validation, .*not 'best'"),
+        ({"evaluate_tta_angles": ["a"]}, "tta_angles are degrees"),
+        ({"l1": -1.0}, "l1 is a number of at least 0, not -1"),
+    ],
+)
+def test_a_protocol_that_cannot_be_carried_out_is_refused(data, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        run(data, **wrong)
+
+
+def test_nearest_turns_make_no_new_values_and_are_those_of_the_bilinear_ones_on_the_grid():
+    images = torch.randint(0, 256, (50, 1, 9, 9)).to(torch.uint8)
+    turned = random_rotation(images, torch.Generator().manual_seed(1), "nearest")
+    for image, one in zip(images, turned, strict=True):
+        assert set(one.unique().tolist()) <= {0.0, *map(float, image.unique().tolist())}
+    quarter = torch.full((50,), math.pi / 2, dtype=torch.float64)
+    assert torch.equal(rotate(images, quarter, "nearest"), torch.rot90(images, 1, (2, 3)).float())
+
+
+def test_shifts_are_small_and_flips_are_half_of_them():
+    images = torch.arange(16.0).expand(400, 1, 16, 16).double()  # the value is the column
+    moved = random_shift_flip(images, torch.Generator().manual_seed(0))
+    inner = moved[:, 0, 8, 4:12]
+    slope = inner.diff(dim=1).mean(1)
+    assert 150 < (slope < 0).sum() < 250
+    places = torch.where(slope > 0, inner[:, 3] - 7, 8 - inner[:, 3])
+    assert 1.9 < places.abs().max() < 2.05 and abs(places.mean()) < 0.15
+    again = random_shift_flip(images, torch.Generator().manual_seed(0))
+    assert torch.equal(moved, again)
+
+
+def test_whitened_training_images_are_uncorrelated():
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.rand(600, 3, 4, 4, generator=generator).cumsum(3)
+    images = (255 * smooth / smooth.max()).to(torch.uint8)
+    labels = torch.zeros(600, dtype=torch.int64)
+    stats = ((0.1,) * 3, (0.2,) * 3, 10)
+    parts = (images[:500], labels[:500], images[500:], labels[500:])
+    data = whitened(DataSet("toy", "made up", "0", *parts, *stats).held_out(100, keep_test=True))
+    seen = to_input(data.train_images, data.mean, data.std, torch.float64).flatten(1)
+    assert torch.allclose(seen, data.train_images.flatten(1).double())
+    covariance = torch.cov(seen.T, correction=0)
+    values = torch.linalg.eigvalsh(covariance)
+    assert abs(seen.mean(0)).max() < 1e-3
+    # One direction, the mean of an image, was taken out of all of them.
+    assert values[0] < 1e-3 and values[1:].min() > 0.9 and values.max() < 1.01
+    # What is tested goes through the same map, which the training images alone determine.
+    for other in (data.test_images, data.validation.test_images):
+        assert len(other) == 100 and 0.5 < other.std() < 2
+    augmented = augmentation("crop_flip", data)(data.train_images[:4], generator)
+    assert augmented.isfinite().all()
+
+
+def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
+    from pdoe import configuration
+
+    monkeypatch.setattr(configuration, "load_data", lambda *_: data)
+    plain = {"name": "mnist_rot", "source": "auto", "statistics": "none", "validation": 0}
+    loaded = configured_data({"data": plain}, None)
+    assert (loaded.mean, loaded.std) == (0.0, 1.0)
+    held = {"data": {**plain, "validation": 30}, "recipe": {"evaluate": {"select": "validation"}}}
+    loaded = configured_data(held, None)
+    assert len(loaded.test_images) == 30 and len(loaded.train_images) == 40
+    assert loaded.validation.mean == 0.0
+    none = {"data": plain, "recipe": {"evaluate": {"select": "validation"}}}
+    with pytest.raises(ValueError, match="needs images to select on: give data.validation"):
+        configured_data(none, None)
+
+
+def test_what_is_neutral_is_not_hashed_and_is_filled_in_where_it_is_missing():
+    old = {"recipe": {"epochs": 1, "evaluate": {"every": 10}}, "data": {"name": "mnist_rot"}}
+    whole = completed(old)
+    assert whole["recipe"]["evaluate"] == {"every": 10, "select": "last", "tta_angles": []}
+    assert hashed(whole) == hashed(old) == old
+    whole["recipe"]["evaluate"]["select"] = "test_best"
+    assert hashed(whole) != hashed(old)
