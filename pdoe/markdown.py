@@ -19,15 +19,16 @@ SMOKE = """\
 > nothing.
 """
 RESULTS = (
-    "row", "method", "group", "parameters, paper / ours", "paper, %", "ours, %",
-    "95 % over seeds", "sampling", "difference ± h", "verdict", "best epoch, %",
+    "row", "method", "group", "parameters, paper / ours", "paper, %", "its protocol", "ours, %",
+    "common recipe, %", "95 % over seeds", "sampling", "difference ± h", "verdict", "best epoch, %",
 )  # fmt: skip
 RUNS = (
     "row", "data", "runs", "seeds", "epochs", "precision", "device", "seconds per run",
     "equivariance error, trunk / logits", "commit",
 )  # fmt: skip
 README = (
-    "method", "group", "parameters, paper / ours", "paper, %", "ours, %", "verdict", "data",
+    "method", "group", "parameters, paper / ours", "paper, %", "ours, %", "verdict",
+    "common recipe, %", "data",
 )  # fmt: skip
 RULE = """\
 **Verdict.** Counted are finished runs at full scale, without overrides, on `original` or
@@ -45,6 +46,10 @@ published error,
 """
 NOTES = """\
 - Ours: mean ± standard deviation over seeds (n; min to max) of the error after the **last** epoch.
+- Its protocol: how the published figure came about, in a few words; more in `paper.csv`. Figures
+  with different protocols are not results of one experiment.
+- Common recipe: the same for every row, so that these figures can be compared with each other: of
+  MNIST-rot `recipe=mnistrot_common`, of CIFAR `cifar_paper`, which the rows have themselves.
 - Sampling: 95 % half width, 1.96 sqrt(m (100 - m) / N), of our error on N test images. It does not
   shrink with seeds: all are tested on the same images. Embedded data has N = {embedded:,}, but only
   1,000 digits, so its true half width is larger.
@@ -108,14 +113,18 @@ def result_cells(line: Line) -> list[str]:
     if line.another:
         name = f"↳ configuration {named(line)}"
     group = "" if line.overrides else line.paper.group
-    cells = [name, line.paper.method, group, parameters(line), line.paper.error]
+    flags = "" if line.overrides or line.another else plain(line.paper.flags)
+    cells = [name, line.paper.method, group, parameters(line), line.paper.error, flags or NONE]
+    alike = line.common
+    common = f"{alike.ours}{alike.marks}" if alike and alike.ours else NONE
     if not (ours := line.ours):
-        return [*cells, NONE, NONE, NONE, NONE, plain(line.verdict), NONE]
+        return [*cells, NONE, common, NONE, NONE, NONE, plain(line.verdict), NONE]
     away, half = ours.mean - float(line.paper.error), ours.half_width
     best = [run["test_error_best"] for run in line.finished if run["test_error_best"] is not None]
     return [
         *cells,
         f"{ours}{line.marks}",
+        common,
         NONE if half is None else f"{ours.mean - half:.3f} to {ours.mean + half:.3f}",
         f"± {line.sampling:.3f}" if line.scale == "full" else NONE,
         f"{away:+.3f} ± {line.tolerance:.3f}" if line.comparable else NONE,
@@ -201,8 +210,9 @@ def readme_table(lines: Sequence[Line]) -> str:
     rows = []
     for line in lines:
         if not line.overrides and not line.another:
-            _, method, group, count, error, ours, *_, verdict, _ = result_cells(line)
-            rows.append([method, group, count, error, ours, verdict, line.provenance or NONE])
+            _, method, group, count, error, _, ours, common, *_, verdict, _ = result_cells(line)
+            data = line.provenance or (line.common.provenance if line.common else NONE)
+            rows.append([method, group, count, error, ours, verdict, common, data])
     return grid(README, rows)
 
 

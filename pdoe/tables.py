@@ -34,7 +34,11 @@ PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 
 @dataclass(frozen=True)
 class Published:
-    """One line of paper.csv; ``error`` keeps the digits that were printed."""
+    """One line of paper.csv; ``error`` keeps the digits that were printed.
+
+    ``flags`` says in a few words how the published figure came about, and ``common`` what overrides
+    make a run of the row one with the recipe that is the same for all rows; none for some.
+    """
 
     row: str
     method: str
@@ -42,6 +46,8 @@ class Published:
     error: str
     parameters: int | None
     test_images: int
+    flags: str = ""
+    common: str = ""
 
 
 def read_paper(path: Path) -> list[Published]:
@@ -56,7 +62,8 @@ def read_paper(path: Path) -> list[Published]:
             count = int(parameters) if parameters else None
         except ValueError as problem:
             raise TableError(f"{path}:{number}: wrong or repeated: {problem}") from None
-        rows[row] = Published(row, method, group, error, count, int(images))
+        flags, common = (line.get(name) or "" for name in ("flags", "common"))
+        rows[row] = Published(row, method, group, error, count, int(images), flags, common)
     return list(rows.values())
 
 
@@ -74,6 +81,7 @@ class Line:
     runs: tuple[Run, ...]
     scale: str = "full"
     another: str = ""
+    common: Line | None = None  # of a row's first line: its runs with the recipe of all rows
 
     @cached_property
     def finished(self) -> list[Run]:
@@ -216,6 +224,9 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
         own.sort(key=lambda line: (line.overrides, nearness(line.provenance), line.provenance))
         if not own or own[0].overrides:
             own.insert(0, Line(row, "", "", (), scale))
+        alike = [line for line in own if line.overrides == row.common and not line.another]
+        published = [line for line in alike if line.provenance in PUBLISHED_DATA]
+        own[0] = replace(own[0], common=(published or alike or [None])[0])
         lines += own
     return lines
 
