@@ -300,6 +300,19 @@ def test_the_published_network_has_its_parameters_layer_by_layer():
     assert sum(sizes.values()) == 2_692_690
 
 
+@pytest.mark.parametrize("bank, sizes", [("harmonics", [9, 3, 5, 7]), ("operators", [5] * 4)])
+def test_every_layer_has_the_bank_the_size_and_the_offset_that_the_net_was_given(bank, sizes):
+    net = SteerableCNN(PointGroup(8), [2, 3, 4, 5], sizes, bank, offset=0.2, pool_after=[2])
+    convolutions = [m for m in net.double().modules() if isinstance(m, LiftingConv | GroupConv)]
+    for found, size, channels in zip(
+        convolutions, sizes, [(1, 2), (2, 3), (3, 4), (4, 5)], strict=True
+    ):
+        expected = type(found)(PointGroup(8), *channels, bank, size, 0.2, dtype=torch.float64)
+        expected.load_state_dict(found.state_dict(), strict=False)
+        assert torch.equal(found.kernel(), expected.kernel())
+        assert found.kernel_size == size and found.bias.shape == (channels[1],)
+
+
 def test_maps_are_as_wide_as_published():
     model = SteerableCNN(PointGroup(4), NARROW).double().eval()
     sides, x = [28], digits(1)

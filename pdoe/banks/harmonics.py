@@ -43,8 +43,8 @@ def harmonic_bank(group: PointGroup, size: int | None, offset: float) -> np.ndar
     frames = group.matrices.numpy() @ np.array(rotation(offset))
     u, v = np.einsum("gba,byx->agyx", frames, points)  # A^-1 p, and A^-1 is A transposed
     radius = np.hypot(*points)
-    # The centre has no direction. Its 0 makes every harmonic there vanish but k = 0: a ring of
-    # radius 1 is 0.25 there, and any other value would not turn with the frame.
+    # The centre has no direction. Its 0 makes every harmonic vanish there but k = 0: ring 1 is
+    # still 0.25 there, and no other value stays the same when a phase multiplies it.
     direction = (u + 1j * v) / np.where(radius > 0, radius, 1)
 
     filters = []
