@@ -123,6 +123,7 @@ class SteerableCNN(nn.Module):
 class Largest(nn.Module):
     """The maximum over orientations and positions, [B, C, G, H, W] -> [B, C]; invariant.
 
+    >>> import torch
     >>> Largest()(torch.ones(2, 7, 8, 5, 5)).shape
     torch.Size([2, 7])
     """
