@@ -33,6 +33,8 @@ PARAMETERS = {
     "mnistrot_p4": 24_680,
     "mnistrot_pdo_p8": 26_747,
     "mnistrot_pdo_p8_large": 650_714,
+    "mnistrot_sfcnn": 2_692_690,
+    "mnistrot_e2cnn_c16": 2_692_690,
     "cifar10_resnet_26": 369_498,
     "cifar10_resnet_44": 2_636_074,
     "cifar10_resnet_1001": 10_327_706,

@@ -22,6 +22,7 @@ from .finite_differences import (
     stencil,
     turned,
 )
+from .harmonics import harmonic_bank
 from .pixels import pixel_bank, point_bank
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 
 BANKS: dict[str, Callable[[PointGroup, int | None, float], np.ndarray]] = {
     "operators": operator_bank,
+    "harmonics": harmonic_bank,
     "pixels": pixel_bank,
     "point": point_bank,
 }
@@ -56,6 +58,12 @@ def filter_bank(
       is a turn by a multiple of 90 degrees (n divides 4, mirrored or
       not, and the offset is such a multiple), 5 otherwise. At
       the identity with offset 0 they are the nine pixels themselves.
+    - ``harmonics`` (SFCNN, Weiler et al. 2018; the regular fields of E2CNN, Weiler & Cesa 2019):
+      circular harmonics of unit l2 norm on Gaussian rings, sampled in the frame of g, for every
+      group and offset; a turn mixes the two parts of a harmonic and interpolates nothing. k is any
+      odd size, 5 unless ``size`` says otherwise; K = 1, 6, 11, 18, 31 for k = 1, 3, 5, 7, 9. A
+      reflection flips the sines. The norm is that of a harmonic as a whole, so that its cosine and
+      sine, of norm 1 in the mean over all turns, stay parts of one wave.
     - ``pixels`` (an ordinary convolution on p1, the G-convolution of Cohen & Welling 2016 on p4 and
       p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.
       Only for p1, p2, p4, p1m, p2m, p4m, with offset 0.

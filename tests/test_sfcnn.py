@@ -1,0 +1,434 @@
+"""Circular harmonics, and the network that SFCNN and E2CNN made of them."""
+
+import copy
+import pickle
+import warnings
+from itertools import product
+from math import atan2, cos, exp, hypot, pi, sin
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from pdoe import (
+    GroupConv,
+    LiftingConv,
+    PointGroup,
+    equivariance_error,
+    equivariance_report,
+    export_plain,
+    filter_bank,
+)
+from pdoe.models import SteerableCNN
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COUNTS = {1: 1, 3: 6, 5: 11, 7: 18, 9: 31}
+ORDERS = {1: [0], 3: [0, 2], 5: [0, 2, 2], 7: [0, 2, 3, 2], 9: [0, 2, 3, 6, 2]}
+GRID = ["p2", "p4", "p8", "p12", "p16", "p1m", "p2m", "p4m", "p8m"]
+ANY = [*GRID, "p1", "p3", "p5", "p6", "p3m", "p6m"]
+NARROW = [2, 3, 2, 3, 2, 4]
+
+
+def harmonics(name, size, offset=0.0):
+    return filter_bank(PointGroup.named(name), "harmonics", size=size, offset=offset)
+
+
+def orders(size):
+    """k of every filter, and whether it is the sine."""
+    return [(k, s) for top in ORDERS[size] for k in range(top + 1) for s in range(1 + (k > 0))]
+
+
+def turn(k, matrix):
+    """What a frame does to the cosine and the sine of k, from its angle and its determinant."""
+    angle = k * atan2(matrix[1][0], matrix[0][0])
+    mirror = np.diag([1.0, np.sign(np.linalg.det(matrix))])
+    return mirror @ np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
+
+
+# --- the bank ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", COUNTS)
+def test_a_bank_has_a_filter_for_every_wave_that_its_rings_hold(size):
+    bank = harmonics("p6m", size)
+    assert bank.shape == (12, COUNTS[size], size, size) and bank.dtype == np.float64
+    assert len(orders(size)) == COUNTS[size]
+    for filters in bank:
+        assert np.linalg.matrix_rank(filters.reshape(COUNTS[size], -1)) == COUNTS[size]
+
+
+def test_without_a_size_a_bank_has_the_support_of_the_operators():
+    np.testing.assert_array_equal(harmonics("p8", None), harmonics("p8", 5))
+
+
+def ring_by_pixels(size, ring, k):
+    """tau(r) exp(i k phi) on ring ``ring``, of l2 norm 1, one pixel after the other."""
+    reach, taps = size // 2, np.zeros((size, size), complex)
+    sigma = 0.4 if ring == reach else 0.6
+    for i, j in product(range(size), repeat=2):
+        x, y = j - reach, reach - i
+        r, angle = hypot(x, y), k * atan2(y, x)
+        if ring == 0:
+            taps[i, j] = r == 0
+        elif r > 0 or k == 0:
+            taps[i, j] = exp(-(((r - ring) / sigma) ** 2) / 2) * complex(cos(angle), sin(angle))
+    return taps / np.linalg.norm(taps)
+
+
+@pytest.mark.parametrize("size", COUNTS)
+def test_at_the_identity_filters_are_the_waves_of_the_rings_pixel_by_pixel(size):
+    expected = []
+    for ring, top in enumerate(ORDERS[size]):
+        expected.append(ring_by_pixels(size, ring, 0).real)
+        for k in range(1, top + 1):
+            wave = np.sqrt(2) * ring_by_pixels(size, ring, k)
+            expected += [wave.real, wave.imag]
+    np.testing.assert_allclose(harmonics("p1", size)[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", COUNTS)
+@pytest.mark.parametrize("name", ["p1", "p3", "p16", "p6m"])
+def test_the_two_parts_of_a_wave_have_the_norm_1_in_the_mean_in_every_frame(name, size):
+    squares = (harmonics(name, size, 0.3) ** 2).sum((2, 3))
+    kinds, at = orders(size), 0
+    while at < len(kinds):
+        parts = 1 + (kinds[at][0] > 0)
+        np.testing.assert_allclose(squares[:, at : at + parts].mean(1), 1, rtol=0, atol=1e-12)
+        at += parts
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 9])
+def test_only_what_has_no_angle_is_seen_at_the_centre_which_has_none(size):
+    centre = harmonics("p16", size, 0.3)[:, :, size // 2, size // 2]
+    waves = np.array([k > 0 for k, _ in orders(size)])
+    assert not centre[:, waves].any()
+    assert (centre[:, :2] != 0)[:, ~waves[:2]].all()
+
+
+@pytest.mark.parametrize("offset", [0.0, pi / 8])
+@pytest.mark.parametrize("size", [3, 5, 7, 9])
+@pytest.mark.parametrize("name", ["p4", "p8", "p12", "p16", "p16m"])
+def test_an_element_a_quarter_turn_further_has_the_filters_a_quarter_turn_further(
+    name, size, offset
+):
+    group = PointGroup.named(name)
+    bank = harmonics(name, size, offset)[: group.n]
+    found = np.roll(bank, -(group.n // 4), 0)
+    np.testing.assert_allclose(found, np.rot90(bank, 1, (2, 3)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, pi / 8])
+@pytest.mark.parametrize("name", GRID)
+def test_elements_that_keep_the_grid_move_the_filters_of_all_others(name, offset, by_matrices):
+    group = PointGroup.named(name)
+    bank, table = harmonics(name, 7, offset), np.asarray(group.product)
+    for g in by_matrices.keepers(group):
+        expected = by_matrices.moved(group, g, bank)
+        np.testing.assert_allclose(bank[table[g]], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 7])
+@pytest.mark.parametrize("name", ANY)
+def test_every_element_of_every_group_mixes_the_parts_of_a_wave_by_its_angle(name, size):
+    """[B_g]_k = sum_l D(g)_kl [B_e]_l, with D a turn by k times the angle, mirrored or not."""
+    group, kinds = PointGroup.named(name), orders(size)
+    bank = harmonics(name, size)
+    for g, matrix in enumerate(np.asarray(group.matrices)):
+        at = 0
+        while at < len(kinds):
+            k = kinds[at][0]
+            mixed = turn(k, matrix) @ bank[0, at : at + 2].reshape(2, -1) if k else None
+            expected = bank[0, at : at + 1] if k == 0 else mixed.reshape(2, size, size)
+            parts = len(expected)
+            np.testing.assert_allclose(bank[g, at : at + parts], expected, rtol=0, atol=1e-12)
+            at += parts
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.4])
+@pytest.mark.parametrize("name", ["p3", "p5", "p8", "p3m", "p4m", "p6m"])
+def test_coefficients_are_an_orthogonal_representation_of_the_group(name, offset):
+    """The filters of gh are those of h, turned by g: D(gh) = D(h) D(g), found by least squares."""
+    group = PointGroup.named(name)
+    bank = harmonics(name, 7, offset).reshape(len(group), 18, -1)
+    mixing = bank @ np.linalg.pinv(bank[0])
+    np.testing.assert_allclose(mixing @ bank[0], bank, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        mixing @ mixing.transpose(0, 2, 1), np.broadcast_to(np.eye(18), mixing.shape), atol=1e-12
+    )
+    for g, h in product(range(len(group)), repeat=2):
+        gh = int(group.product[g, h])
+        np.testing.assert_allclose(mixing[h] @ mixing[g], mixing[gh], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_rings_need_a_centre_pixel(size):
+    with pytest.raises(ValueError, match=f"odd, not {size}"):
+        harmonics("p8", size)
+
+
+# --- the layers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_layers_commute_exactly_with_the_elements_that_keep_the_grid(name, by_matrices):
+    group = PointGroup.named(name)
+    options = dict(bank="harmonics", size=7, offset=0.2, bias=True, dtype=torch.float64)
+    lift, conv = LiftingConv(group, 2, 2, **options), GroupConv(group, 2, 1, **options)
+    for layer in (lift, conv):
+        nn.init.normal_(layer.bias)
+    x = torch.randn(1, 2, 6, 9, dtype=torch.float64)
+    assert by_matrices.errors(lift, group, x) < 1e-12
+    assert by_matrices.errors(conv, group, lift(x).detach()) < 1e-12
+
+
+@pytest.mark.parametrize("size, dimension", [(5, 176), (7, 288), (9, 496)])
+def test_a_pair_of_regular_fields_of_c16_has_so_many_kernels(size, dimension):
+    """16 relative orientations times 11, 18, 31 filters, all of them independent."""
+    conv = GroupConv(PointGroup(16), 1, 1, bank="harmonics", size=size, dtype=torch.float64)
+    kernels = kernels_of(conv)
+    assert conv.weight.numel() == dimension == len(kernels)
+    assert torch.linalg.matrix_rank(kernels @ kernels.T, hermitian=True) == dimension
+
+
+def kernels_of(layer):
+    """The kernel of every unit weight of a layer from one field to one: [weights, -1]."""
+    layer = copy.deepcopy(layer)
+    found = []
+    for unit in torch.eye(layer.weight.numel(), dtype=torch.float64):
+        with torch.no_grad():
+            layer.weight.copy_(unit.view_as(layer.weight))
+            found.append(layer.kernel().flatten())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_initial_weights_have_the_variance_of_he_over_all_filters_of_all_orientations(size):
+    group = PointGroup(8)
+    conv = GroupConv(group, 20, 40, bank="harmonics", size=size)
+    fan_in = 20 * 8 * COUNTS[size]
+    assert conv.weight[0].numel() == fan_in
+    assert abs(conv.weight.var().item() * fan_in / 2 - 1) < 0.03
+
+
+# --- against e2cnn -------------------------------------------------------------------------------
+
+
+def e2cnn_kernels(size, regular):
+    """All kernels between two fields of e2cnn's C16, from an image if not regular: [K, -1]."""
+    spaces, e2nn = pytest.importorskip("e2cnn.gspaces"), pytest.importorskip("e2cnn.nn")
+    space = spaces.Rot2dOnR2(16)
+    lifted = e2nn.FieldType(space, [space.regular_repr])
+    image = e2nn.FieldType(space, [space.trivial_repr])
+    with warnings.catch_warnings(action="ignore"):  # it indexes with uint8
+        expansion = e2nn.R2Conv(lifted if regular else image, lifted, size).basisexpansion
+    return torch.stack([expansion(w).flatten() for w in torch.eye(expansion.dimension())]).double()
+
+
+def distance(one, other):
+    """Between the spans of the rows of two matrices of one rank: of their projectors, in norm 2."""
+    one, other = (torch.linalg.qr(vectors.T).Q for vectors in (one, other))
+    return torch.linalg.matrix_norm(other - one @ (one.T @ other), 2)
+
+
+@pytest.mark.parametrize("size, dimension", [(5, 176), (7, 288), (9, 496)])
+def test_e2cnn_has_as_many_kernels(size, dimension):
+    assert len(e2cnn_kernels(size, regular=True)) == dimension
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 9])
+def test_from_an_image_e2cnn_has_the_same_kernels(size):
+    theirs = e2cnn_kernels(size, regular=False)
+    ours = kernels_of(
+        LiftingConv(PointGroup(16), 1, 1, bank="harmonics", size=size, dtype=torch.float64)
+    )
+    assert len(theirs) == len(ours) == COUNTS[size]
+    assert distance(theirs, ours) < 1e-5  # theirs are float32
+
+
+def test_between_regular_fields_e2cnn_has_the_same_kernels():
+    theirs = e2cnn_kernels(5, regular=True)
+    ours = kernels_of(
+        GroupConv(PointGroup(16), 1, 1, bank="harmonics", size=5, dtype=torch.float64)
+    )
+    assert len(theirs) == len(ours) == 176
+    assert distance(theirs, ours) < 1e-5
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def settled(model):
+    """In evaluation mode and float64, with statistics and parameters unlike the defaults."""
+    model = model.double().train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.momentum = 0.5
+        elif isinstance(module, LiftingConv | GroupConv):
+            nn.init.normal_(module.bias)
+    with torch.no_grad():
+        model(digits(4))
+    return model.eval()
+
+
+def digits(batch, size=28):
+    return torch.randn(batch, 1, size, size, dtype=torch.float64)
+
+
+def errors_of(model, name, x):
+    return max(equivariance_error(model, PointGroup.named(name), x).values())
+
+
+def test_the_published_network_has_its_parameters_layer_by_layer():
+    with torch.device("meta"):
+        model = SteerableCNN(PointGroup(16))
+    sizes = {"convolutions": 0, "biases": 0, "norms": 0, "head": 0}
+    for name, p in model.named_parameters():
+        part = model.get_submodule(name.rpartition(".")[0])
+        if name.startswith("head"):
+            sizes["head"] += p.numel()
+        elif isinstance(part, nn.BatchNorm3d):
+            sizes["norms"] += p.numel()
+        else:
+            sizes["biases" if name.endswith("bias") else "convolutions"] += p.numel()
+    assert sizes == {"convolutions": 2_671_848, "biases": 288, "norms": 576, "head": 19_978}
+    assert sum(sizes.values()) == 2_692_690
+
+
+@pytest.mark.parametrize("bank, sizes", [("harmonics", [9, 3, 5, 7]), ("operators", [5] * 4)])
+def test_every_layer_has_the_bank_the_size_and_the_offset_that_the_net_was_given(bank, sizes):
+    net = SteerableCNN(PointGroup(8), [2, 3, 4, 5], sizes, bank, offset=0.2, pool_after=[2])
+    convolutions = [m for m in net.double().modules() if isinstance(m, LiftingConv | GroupConv)]
+    for found, size, channels in zip(
+        convolutions, sizes, [(1, 2), (2, 3), (3, 4), (4, 5)], strict=True
+    ):
+        expected = type(found)(PointGroup(8), *channels, bank, size, 0.2, dtype=torch.float64)
+        expected.load_state_dict(found.state_dict(), strict=False)
+        assert torch.equal(found.kernel(), expected.kernel())
+        assert found.kernel_size == size and found.bias.shape == (channels[1],)
+
+
+def test_maps_are_as_wide_as_published():
+    model = SteerableCNN(PointGroup(4), NARROW).double().eval()
+    sides, x = [28], digits(1)
+    for module in model.trunk:
+        x = module(x)
+        sides += [x.shape[-1]] * (x.shape[-1] != sides[-1])
+    assert sides == [28, 20, 10, 5, 1] and x.shape == (1, 4, 4, 1, 1)
+    assert [type(module).__name__ for module in model.head] == [
+        "Largest", *["Dropout", "Linear", "BatchNorm1d", "ELU"] * 2, "Dropout", "Linear",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["p1", "p4", "p6", "p8", "p16", "p4m", "p6m"])
+def test_the_trunk_commutes_exactly_and_the_logits_are_invariant(name):
+    model, x = settled(SteerableCNN(PointGroup.named(name), NARROW, offset=0.2)), digits(1)
+    assert errors_of(model.trunk, name, x) < 1e-12
+    assert errors_of(model, name, x) < 1e-12
+    moved = model(x + torch.randn_like(x))
+    assert (moved - model(x)).norm() > 1e-3 * model(x).norm()  # invariant, not constant
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("p8", {"bank": "operators", "offset": pi / 8}),
+        ("p8", {"bank": "operators", "sizes": [5] * 6}),
+        ("p4m", {"bank": "pixels", "sizes": [9, 3, 3, 3, 3, 5]}),
+    ],
+    ids=["operators", "small operators", "pixels"],
+)
+def test_it_can_be_made_of_other_banks(name, options):
+    model, x = settled(SteerableCNN(PointGroup.named(name), NARROW, **options)), digits(1)
+    assert errors_of(model.trunk, name, x) < 1e-12 and errors_of(model, name, x) < 1e-12
+
+
+def test_it_commutes_in_training_mode_and_after_a_step(by_matrices):
+    model, group = SteerableCNN(PointGroup(8), NARROW).double().train(), PointGroup(8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    nn.functional.cross_entropy(model(digits(8)), torch.arange(8)).backward()
+    assert all((p.grad != 0).any() for p in model.parameters())
+    optimizer.step()
+    x = digits(3)
+    assert by_matrices.errors(model.trunk, group, x) < 1e-12
+    assert by_matrices.errors(model.eval(), group, x) < 1e-12
+
+
+def test_pooling_of_an_odd_map_breaks_it_and_the_report_says_so():
+    model = settled(SteerableCNN(PointGroup(4), NARROW))
+    assert errors_of(model.trunk, "p4", digits(1, 32)) < 1e-12  # 24, 12, 6
+    report = equivariance_report(model, PointGroup(4), digits(1, 30))  # 22, 11
+    assert "pooling 2x2 over a size of 11x11" in report.reason
+
+
+def test_dropout_is_before_every_linear_layer_and_acts_in_training_only():
+    torch.manual_seed(1)
+    dry = SteerableCNN(PointGroup(4), NARROW).double()
+    torch.manual_seed(1)
+    wet = SteerableCNN(PointGroup(4), NARROW, dropout=0.3).double()
+    x = digits(2)
+    assert all(map(torch.equal, dry.state_dict().values(), wet.state_dict().values()))
+    assert torch.equal(wet.eval()(x), dry.eval()(x))
+    assert not torch.equal(wet.train()(x), wet(x))
+    assert torch.equal(wet.trunk(x), dry.train().trunk(x))
+    assert [m.p for m in wet.head if type(m).__name__ == "Dropout"] == [0.3] * 3
+
+
+def test_copies_pickles_states_and_exports_compute_the_same():
+    model, x = settled(SteerableCNN(PointGroup(8), NARROW)), digits(2)
+    twin = SteerableCNN(PointGroup(8), NARROW).double().eval()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), twin):
+            assert torch.equal(other(x), model(x))
+        plain = export_plain(model)
+        torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-12)
+    assert list(model.train().state_dict()) == list(model.eval().state_dict())
+    assert not any("bank" in key for key in model.state_dict())
+
+
+def test_it_is_captured_as_one_graph_and_runs_in_bfloat16():
+    model, x = SteerableCNN(PointGroup(4), NARROW), digits(4).float()
+    captured = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(captured(x), model(x), rtol=1e-3, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    logits.float().sum().backward()
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"widths": []}, "0 and 6"),
+        ({"widths": [2, 2]}, "2 and 6"),
+        ({"widths": [2, 2, 2, 2, 2, 0]}, "0"),
+        ({"sizes": [9, 7, 7, 7, 7, 4]}, "odd, not 4"),
+        ({"pool_after": [7]}, r"\[7\] of 6"),
+        ({"hidden": 0}, "0"),
+        ({"dropout": 1.0}, "1.0"),
+        ({"image_size": 24}, "24x24 is used up after layer 6"),
+        ({"bank": "point"}, "single pixel"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_raises_when_the_network_is_built(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        SteerableCNN(PointGroup(4), **{"widths": NARROW, **wrong})
+
+
+# --- the recipe ----------------------------------------------------------------------------------
+
+
+def test_the_rate_falls_by_a_fifth_in_every_epoch_after_the_sixteenth():
+    path = Path(__file__).parent.parent / "configs/recipe/mnistrot_sfcnn.yaml"
+    recipe = OmegaConf.load(path)
+    rates = dict(recipe.learning_rate)
+    assert list(rates) == [0, *range(16, 40)] and recipe.epochs == 40
+    for epoch, rate in rates.items():
+        assert rate == pytest.approx(0.015 * 0.8 ** max(0, epoch - 15), rel=1e-5)
