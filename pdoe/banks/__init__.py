@@ -85,8 +85,8 @@ def filter_bank(
         kind: one of the names above.
         size: k; ``operators`` takes any odd size that holds the support (padded with zeros).
         offset: angle of the reference frame in radians; the paper's code has pi/8.
-        width: of the Gaussian in pixels, with ``gaussian`` alone: positive, at most (k - 1) / 5;
-            None: 0.71, the square root of 1/2.
+        width: of the Gaussian in pixels, with ``gaussian`` alone: positive, at most 0.4 times the
+            root of k - 1, which is 0.8 for k = 5; None: 0.71, the root of 1/2.
 
     Raises:
         ValueError: for an unknown kind, or a group, size, offset or width that it cannot have.

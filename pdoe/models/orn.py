@@ -119,8 +119,7 @@ class ORN(nn.Module):
         self.trunk = nn.Sequential(*layers)
         align = head == "align"
         self.features = nn.Sequential(
-            Align(group) if align else GroupPool("max"),
-            nn.Flatten(),
+            *([Align(group)] if align else [GroupPool("max"), nn.Flatten()]),
             nn.Linear(channels * len(group) if align else channels, hidden),
             nn.ReLU(inplace=True),
         )
@@ -146,17 +145,17 @@ class ORN(nn.Module):
 
 
 class Align(nn.Module):
-    r"""ORAlign: each field begins with its strongest orientation, [B, C, G, 1, 1] -> the same.
+    r"""ORAlign: each field begins with its strongest orientation, [B, C, G, 1, 1] -> [B, CG].
 
     .. math:: y(h) = f(\hat g h), \qquad \hat g = \arg\max_g f(g),
 
     on rotations a cyclic shift. As an element a turns f into :math:`f(a^{-1}\cdot)` and
     :math:`\hat g` into :math:`a \hat g`, y is invariant, exactly; of orientations that tie the
-    first one counts. Unlike a maximum it keeps how the others respond.
+    first one counts. Beside the maximum it keeps how the other orientations respond.
 
     >>> field = torch.tensor([2.0, 1.0, 9.0, 0.0]).view(1, 1, 4, 1, 1)
-    >>> Align(PointGroup(4))(field).flatten().tolist()
-    [9.0, 0.0, 2.0, 1.0]
+    >>> Align(PointGroup(4))(field).tolist()
+    [[9.0, 0.0, 2.0, 1.0]]
     """
 
     def __init__(self, group: PointGroup):
@@ -165,7 +164,7 @@ class Align(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         fields = x.flatten(2)
-        return fields.gather(2, self.product[fields.argmax(2)]).unflatten(2, (-1, 1, 1))
+        return fields.gather(2, self.product[fields.argmax(2)]).flatten(1)
 
 
 class Frame(nn.Module):
@@ -193,7 +192,9 @@ class Turned(nn.Module):
     def __init__(self, angles: Sequence[float], size: int):
         super().__init__()
         self.angles, self.size = list(angles), size
-        self.register_buffer("grid", self._sources(), persistent=False)
+        self.register_buffer(
+            "grid", self._sources().to(torch.get_default_dtype()), persistent=False
+        )
 
     def _sources(self) -> Tensor:
         """Where each pixel comes from, in the frame of ``grid_sample``: float64 [N, H, H, 2]."""
@@ -210,10 +211,6 @@ class Turned(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        copies = [
-            F.grid_sample(
-                x, grid.expand(x.shape[0], -1, -1, -1), padding_mode="border", align_corners=False
-            )
-            for grid in self.grid
-        ]
-        return torch.cat(copies)
+        images = x.flatten(0, 1).expand(len(self.angles), -1, -1, -1)  # as channels of each copy
+        copies = F.grid_sample(images, self.grid, padding_mode="border", align_corners=False)
+        return copies.unflatten(1, (-1, x.shape[1])).flatten(0, 1)
