@@ -32,11 +32,12 @@ class _BankConv(nn.Module):
         stride: int = 1,
         padding: int | None = None,
         bias: bool = False,
+        width: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        constant = filter_bank(group, bank, size, offset)  # checks its arguments
+        constant = filter_bank(group, bank, size, offset, width)  # checks its arguments
         support = constant.shape[-1]
         if padding is None:
             if support % 2 == 0:
@@ -50,7 +51,8 @@ class _BankConv(nn.Module):
         self.group = group
         self.in_channels = _integer("in_channels", in_channels, 1)
         self.out_channels = _integer("out_channels", out_channels, 1)
-        self.bank_kind, self.bank_size, self.offset = bank, size, float(offset)
+        self.bank_kind, self.bank_size, self.bank_width = bank, size, width
+        self.offset = float(offset)
         self.stride = _integer("stride", stride, 1)
         self.padding = _integer("padding", padding, 0)
         self.kernel_size = support
@@ -82,7 +84,9 @@ class _BankConv(nn.Module):
 
     def _fill_constants(self) -> None:
         """The bank, from float64, in the weight's dtype and on its device."""
-        constant = filter_bank(self.group, self.bank_kind, self.bank_size, self.offset)
+        constant = filter_bank(
+            self.group, self.bank_kind, self.bank_size, self.offset, self.bank_width
+        )
         self.bank = torch.from_numpy(constant).to(self.weight)
 
     def _apply(self, fn, recurse=True):
@@ -133,10 +137,11 @@ class _BankConv(nn.Module):
 
     def extra_repr(self) -> str:
         k = self.kernel_size
+        width = "" if self.bank_width is None else f", width={self.bank_width:.4g}"
         return (
             f"{self.group.name}, {self.in_channels} -> {self.out_channels}, "
-            f"bank={self.bank_kind} {k}x{k}, offset={self.offset:.4g}, stride={self.stride}, "
-            f"padding={self.padding}, bias={self.bias is not None}"
+            f"bank={self.bank_kind} {k}x{k}{width}, offset={self.offset:.4g}, "
+            f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}"
         )
 
 
@@ -147,13 +152,14 @@ class LiftingConv(_BankConv):
 
     with the filters :math:`B_{g,k}` of :func:`pdoe.filter_bank` and :math:`*` the
     cross-correlation. Elements of the group that map the pixel grid to itself commute with the
-    layer exactly, at stride 2 only if H and W are odd; for ``operators`` the rest commute up to an
-    error of second order in the pixel spacing (Shen et al. 2020, arXiv 2007.10408).
+    layer exactly, at stride 2 only if H and W are odd; for ``operators`` and ``gaussian`` the rest
+    commute up to an error of second order in the pixel spacing (Shen et al. 2020,
+    arXiv 2007.10408).
 
     Args:
         group: the point group G.
         in_channels, out_channels: C and C', positive.
-        bank, size, offset: the filter bank, see :func:`pdoe.filter_bank`.
+        bank, size, offset, width: the filter bank, see :func:`pdoe.filter_bank`.
         stride: of the convolution.
         padding: zeros around the map; None keeps H and W at stride 1.
         bias: one learnt number per C', the same for all orientations.

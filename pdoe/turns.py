@@ -187,8 +187,9 @@ def convergence_order(
     (Shen et al. 2020); 0 where the layers do not turn, such as an ordinary convolution.
 
     Args:
-        layers: a LiftingConv of one channel and any number of GroupConv, of bank ``operators`` or
-            of 3x3 ``pixels``, stride 1, no bias; they are copied.
+        layers: a LiftingConv of one channel and any number of GroupConv, of bank ``operators``,
+            ``gaussian`` (its width shrinks with the pixels) or of 3x3 ``pixels``, stride 1, no
+            bias; they are copied.
         angle: of the element, in radians; the group holds it, or is p1: then an ordinary
             convolution is asked about a turn that it does not know.
         mirrored: whether the element reflects y first.

@@ -22,8 +22,10 @@ from .finite_differences import (
     stencil,
     turned,
 )
+from .gaussian import gaussian_bank
 from .harmonics import harmonic_bank
 from .pixels import pixel_bank, point_bank
+from .ring import ring_bank
 
 __all__ = [
     "BANKS",
@@ -36,16 +38,23 @@ __all__ = [
     "turned",
 ]
 
-BANKS: dict[str, Callable[[PointGroup, int | None, float], np.ndarray]] = {
+# A bank is made for a group, a size and an offset; `gaussian` has a width besides.
+BANKS: dict[str, Callable[..., np.ndarray]] = {
     "operators": operator_bank,
     "harmonics": harmonic_bank,
+    "gaussian": gaussian_bank,
     "pixels": pixel_bank,
+    "ring": ring_bank,
     "point": point_bank,
 }
 
 
 def filter_bank(
-    group: PointGroup, kind: str = "operators", size: int | None = None, offset: float = 0.0
+    group: PointGroup,
+    kind: str = "operators",
+    size: int | None = None,
+    offset: float = 0.0,
+    width: float | None = None,
 ) -> np.ndarray:
     r"""K basis filters turned into the frame of every group element: float64 [G, K, k, k].
 
@@ -64,9 +73,19 @@ def filter_bank(
       odd size, 5 unless ``size`` says otherwise; K = 1, 6, 11, 18, 31 for k = 1, 3, 5, 7, 9. A
       reflection flips the sines. The norm is that of a harmonic as a whole, so that its cosine and
       sine, of norm 1 in the mean over all turns, stay parts of one wave.
+    - ``gaussian`` (as steerable PDOs, Jenner & Weiler 2022, arXiv 2106.10163): the same operators
+      as derivatives of an image that is smoothed by a Gaussian of standard deviation ``width``
+      pixels, in taps that have the moments of its derivatives, see ``pdoe/banks/gaussian.py``.
+      K = 9; k = 5 or a larger odd ``size``. Turns off the grid are of order k - 3 in the pixel
+      spacing (2 for k = 5). At the identity they are smoothed pixels. Tighter than ``operators``:
+      on digits turned by 45 degrees a layer's error is 4 % instead of 18 %, partly for the blur.
     - ``pixels`` (an ordinary convolution on p1, the G-convolution of Cohen & Welling 2016 on p4 and
       p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.
       Only for p1, p2, p4, p1m, p2m, p4m, with offset 0.
+    - ``ring`` (the active rotating filters of Zhou et al. 2017, arXiv 1701.01833): 3x3 pixels; a
+      turn by 45 degrees moves the eight around the centre on by one, corners to edges, which is
+      exact for two such steps and approximate for one. K = 9. Only for p1, p2, p4, p8, mirrored or
+      not, with offset 0; on p4 and its subgroups the same as ``pixels``.
     - ``point``: one pixel, K = k = 1, the same in every frame.
 
     Args:
@@ -74,9 +93,11 @@ def filter_bank(
         kind: one of the names above.
         size: k; ``operators`` takes any odd size that holds the support (padded with zeros).
         offset: angle of the reference frame in radians; the paper's code has pi/8.
+        width: of the Gaussian in pixels, with ``gaussian`` alone: positive, at most 0.4 times the
+            root of k - 1, which is 0.8 for k = 5; None: 0.71, the root of 1/2.
 
     Raises:
-        ValueError: for an unknown kind, or a group, size or offset that the kind cannot have.
+        ValueError: for an unknown kind, or a group, size, offset or width that it cannot have.
         TypeError: for arguments of another type.
 
     >>> filter_bank(PointGroup(8), offset=math.pi / 8).shape
@@ -97,9 +118,21 @@ def filter_bank(
         raise TypeError(f"offset is an angle in radians, not {offset!r}")
     if not math.isfinite(offset):
         raise ValueError(f"offset is a finite angle in radians, not {offset}")
-    return _made_once(group, kind, None if size is None else int(size), float(offset)).copy()
+    own: dict[str, float] = {}
+    if width is not None:
+        if kind != "gaussian":
+            raise ValueError(f"width is that of bank 'gaussian' alone; bank {kind!r} has None")
+        if isinstance(width, bool) or not isinstance(width, int | float | np.number):
+            raise TypeError(f"width is a positive number of pixels or None, not {width!r}")
+        if not 0 < width < math.inf:
+            raise ValueError(f"width is a positive number of pixels or None, not {width}")
+        own["width"] = float(width)
+    size = None if size is None else int(size)
+    return _made_once(group, kind, size, float(offset), **own).copy()
 
 
 @lru_cache(maxsize=64)
-def _made_once(group: PointGroup, kind: str, size: int | None, offset: float) -> np.ndarray:
-    return BANKS[kind](group, size, offset)
+def _made_once(
+    group: PointGroup, kind: str, size: int | None, offset: float, **own: float
+) -> np.ndarray:
+    return BANKS[kind](group, size, offset, **own)

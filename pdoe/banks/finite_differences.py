@@ -53,7 +53,14 @@ def turned(i: int, j: int, frame: np.ndarray) -> np.ndarray:
 
 def operators(frames: np.ndarray, spacing: float = 1.0) -> np.ndarray:
     """The nine basis operators in every frame, as stencils: [F, 2, 2] -> [F, 9, 5, 5]."""
-    jet = np.stack([stencil(i, j, spacing) for i, j in JET])
+    return in_frames(frames, np.stack([stencil(i, j, spacing) for i, j in JET]))
+
+
+def in_frames(frames: np.ndarray, jet: np.ndarray) -> np.ndarray:
+    """The nine basis operators in every frame, [F, 2, 2] -> [F, 9, k, k].
+
+    ``jet`` [15, k, k] has the stencil of every partial derivative.
+    """
     coefficients = np.array([[turned(i, j, frame) for i, j in OPERATORS] for frame in frames])
     return np.einsum("fkt,tyx->fkyx", coefficients, jet)
 

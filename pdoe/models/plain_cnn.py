@@ -43,6 +43,7 @@ class PlainCNN(nn.Module):
         init_variance: of the initial weights of the equivariant layers, times their fan-in: 2 as
             the layers have it, 1 as in Cohen & Welling's code. Batch norm hides the scale from the
             output, but the smaller the weights, the further a step of Adam turns them.
+        bank_width: of the Gaussian of bank ``gaussian``.
         in_channels, classes, image_size: of the data.
 
     >>> net = PlainCNN(PointGroup(8), [7] * 6, offset=torch.pi / 8)
@@ -66,6 +67,7 @@ class PlainCNN(nn.Module):
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
         init_variance: float = 2.0,
+        bank_width: float | None = None,
         in_channels: int = 1,
         classes: int = 10,
         image_size: int = 28,
@@ -92,7 +94,7 @@ class PlainCNN(nn.Module):
         size, channels = image_size, in_channels
         for number, width in enumerate(widths, start=1):
             conv = (LiftingConv if number == 1 else GroupConv)(
-                group, channels, width, bank, offset=offset, bias=bias
+                group, channels, width, bank, offset=offset, bias=bias, width=bank_width
             )
             if padding == "shrink":
                 if conv.padding == 0:

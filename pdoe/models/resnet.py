@@ -57,6 +57,7 @@ class ResNet(nn.Module):
             apart an orientation that is strong from all that are weak; their mean does not.
         dropout: probability, elementwise, before the last convolution of each block.
         norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
+        bank_width: of the Gaussian of bank ``gaussian``.
         in_channels, classes: of the data.
         image_size: of the data; images of any other size are taken too.
 
@@ -92,6 +93,7 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        bank_width: float | None = None,
         in_channels: int = 3,
         classes: int = 10,
         image_size: int = 32,
@@ -129,11 +131,12 @@ class ResNet(nn.Module):
                         dropout=dropout,
                         norm_eps=norm_eps,
                         norm_momentum=norm_momentum,
+                        bank_width=bank_width,
                     )
                 )
                 channels = width
         self.trunk = _Trunk(
-            LiftingConv(group, in_channels, stem, bank, offset=offset),
+            LiftingConv(group, in_channels, stem, bank, offset=offset, width=bank_width),
             blocks,
             nn.BatchNorm3d(channels, norm_eps, norm_momentum),
         )
@@ -178,7 +181,7 @@ class ResidualBlock(nn.Module):
         in_channels, out_channels: C and C'.
         inner_channels: None: two convolutions of ``bank``; a number: that many channels between
             two 1x1 convolutions.
-        bank, offset: see :class:`pdoe.LiftingConv`.
+        bank, offset, bank_width: see :class:`pdoe.LiftingConv`.
         downsample: None: H' = H; "stride": :math:`\Phi_1` and the shortcut have a stride of 2 and
             H' = (H + 1) // 2; "avgpool": they see the 2x2 means of :math:`a_1(f)`, H' = H // 2, at
             the same cost.
@@ -202,6 +205,7 @@ class ResidualBlock(nn.Module):
         dropout: float = 0.0,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        bank_width: float | None = None,
     ):
         super().__init__()
         stride = 2 if downsample == "stride" else 1
@@ -211,7 +215,14 @@ class ResidualBlock(nn.Module):
             channels = [in_channels, inner_channels, inner_channels, out_channels]
             banks = ["point", bank, "point"]
         first, *others = (
-            GroupConv(group, *channels[i : i + 2], kind, offset=offset, stride=1 if i else stride)
+            GroupConv(
+                group,
+                *channels[i : i + 2],
+                kind,
+                offset=offset,
+                stride=1 if i else stride,
+                width=None if kind == "point" else bank_width,
+            )
             for i, kind in enumerate(banks)
         )
 
