@@ -328,7 +328,8 @@ def test_a_line_shows_what_was_measured_and_how(place):
     place.put(record(2.1, 0), record(2.3, 1, precision="fp32", test_error_best=2.2)).compare()
     assert [cell.strip() for cell in place.line().strip("|").split("|")] == [
         "`mnistrot_pdo_p8`", "PDO-eConv", "p8", "26,000 / 26,747", "1.87",
-        "2.200 ± 0.141 (n = 2; 2.100 to 2.300)", "0.929 to 3.471",  # 12.7062 * 0.1 = 1.27062
+        "no turns; best test epoch printed", "2.200 ± 0.141 (n = 2; 2.100 to 2.300)", "–",
+        "0.929 to 3.471",  # 12.7062 * 0.1 = 1.27062
         "± 0.129",  # 1.959964 sqrt(2.2 * 97.8 / 50000)
         "+0.330 ± 1.283",  # sqrt(1.27062^2 + 1.959964^2 (2.2 * 97.8 + 1.87 * 98.13) / 50000)
         "reproduced (regenerated data; provisional: n = 2)",
@@ -354,6 +355,18 @@ def test_embedded_and_overridden_runs_have_lines_of_their_own(place):
     assert "not comparable (overrides)" in place.line("| ↳ `group=p4`")
     assert "+0.230 ± " in place.line()  # the others are not held against the paper:
     assert "+1.230" not in place.table and "+2.230" not in place.table
+
+
+def test_runs_with_the_recipe_of_all_rows_stand_beside_the_row_s_own(place):
+    fast, common = "recipe=mnistrot_fast", "recipe=mnistrot_common"
+    z2 = {"experiment": "mnistrot_z2"}
+    runs = [record(2.1, 0), record(1.9, 0, overrides=fast), record(2.0, 1, overrides=fast)]
+    place.put(*runs, record(4.5, 0, overrides=common, **z2)).compare()
+    cells = [cell.strip() for cell in place.line().strip("|").split("|")]
+    assert cells[6] == "2.100 (n = 1)"
+    assert cells[7] == "1.950 ± 0.071 (n = 2; 1.900 to 2.000)"
+    cells = [cell.strip() for cell in place.line("| `mnistrot_z2`").strip("|").split("|")]
+    assert (cells[6], cells[7]) == ("–", "4.500 (n = 1)")
 
 
 def test_runs_on_held_out_images_have_a_table_of_their_own(place, capsys):
