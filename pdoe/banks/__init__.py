@@ -22,6 +22,7 @@ from .finite_differences import (
     stencil,
     turned,
 )
+from .hexagon import hexagon_bank
 from .pixels import pixel_bank, point_bank
 
 __all__ = [
@@ -39,6 +40,7 @@ BANKS: dict[str, Callable[[PointGroup, int | None, float], np.ndarray]] = {
     "operators": operator_bank,
     "pixels": pixel_bank,
     "point": point_bank,
+    "hexagon": hexagon_bank,
 }
 
 
@@ -60,6 +62,10 @@ def filter_bank(
       p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.
       Only for p1, p2, p4, p1m, p2m, p4m, with offset 0.
     - ``point``: one pixel, K = k = 1, the same in every frame.
+    - ``hexagon`` (HexaConv, Hoogeboom et al. 2018): the points of a hexagonal lattice around one of
+      them, permuted; for maps that are axial arrays, see :mod:`pdoe.banks.hexagon`, not for images
+      as they come. K = 7 and k = 3, or the larger hexagon in k x k entries (k = 5: K = 19). Only
+      for p1, p2, p3, p6, p1m, p2m, p3m, p6m, with offset 0.
 
     Args:
         group: the point group.
