@@ -81,8 +81,9 @@ def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | 
     """
     model.eval()
     x = some_input(model, data, 16)
+    action = getattr(model, "act", None)  # the trunk's maps lie where the model's do
     return {
-        name: finite(max(equivariance_error(part, model.group, x).values()))
+        name: finite(max(equivariance_error(part, model.group, x, action).values()))
         for name, part in {"trunk": model.trunk, "logits": model}.items()
     }
 

@@ -50,9 +50,12 @@ def act(group: PointGroup, g: int, x: Tensor) -> Tensor:
     return torch.rot90(x, 4 * turns // group.n, (-2, -1))
 
 
+Action = Callable[[PointGroup, int, Tensor], Tensor]
+
+
 @torch.no_grad()
 def equivariance_error(
-    model: Callable[[Tensor], Tensor], group: PointGroup, x: Tensor
+    model: Callable[[Tensor], Tensor], group: PointGroup, x: Tensor, action: Action | None = None
 ) -> dict[int, float]:
     r"""Relative error of commuting with each element that keeps the pixel grid.
 
@@ -65,14 +68,17 @@ def equivariance_error(
         model: a module or function between features, images and lifted maps, see :func:`act`.
         group: the point group.
         x: the input, [B, C, H, W] or [B, C, G, H, W].
+        action: how maps are moved. None: by the model's own method ``act``, which a network whose
+            maps lie on another lattice has, else by :func:`act`.
 
     Returns:
         element -> error; 0 to rounding where the model is exactly equivariant.
     """
+    move = action or getattr(model, "act", act)
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model)
     y = model(x)
-    return {g: _relative(model(act(group, g, x)), act(group, g, y)) for g in grid_elements(group)}
+    return {g: _relative(model(move(group, g, x)), move(group, g, y)) for g in grid_elements(group)}
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ def equivariance_report(
     Layers are all modules, named as in ``model.named_modules()``: a block comes after what it
     holds, and the model itself, named "", last. A layer whose output the group does not act on is
     left out, and one that is called twice counts by its first call. The model is left as it is.
+    Maps are moved by the model's own method ``act``, if it has one, else by :func:`act`.
 
     Args:
         model: a module between features, images and lifted maps.
@@ -120,6 +127,7 @@ def equivariance_report(
     """
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
+    move = getattr(model, "act", act)
     model = copy.deepcopy(model)
     modules, seen, shapes = dict(model.named_modules()), {}, {}
 
@@ -131,7 +139,8 @@ def equivariance_report(
             if acted_on and name not in seen:
                 given = (x for x in (*inputs, *named.values()) if isinstance(x, Tensor))
                 shapes[name] = next(given, output).shape
-                seen[name] = output.clone()  # the next layer may work in place
+                # A copy, since the next layer may work in place; of what the action calls a map.
+                seen[name] = move(group, 0, output).clone()
 
         return hook
 
@@ -146,9 +155,9 @@ def equivariance_report(
     still = run(x)
     errors = dict.fromkeys(still, 0.0)
     for g in grid_elements(group):
-        moved = run(act(group, g, x))
+        moved = run(move(group, g, x))
         for name, y in still.items():
-            errors[name] = max(errors[name], _relative(moved[name], act(group, g, y)))
+            errors[name] = max(errors[name], _relative(moved[name], move(group, g, y)))
     broken = next((name for name, error in errors.items() if not error <= tolerance), None)
     if broken is None:
         return EquivarianceReport(errors, None, tolerance)

@@ -24,6 +24,7 @@ from .finite_differences import (
 )
 from .gaussian import gaussian_bank
 from .harmonics import harmonic_bank
+from .hexagon import hexagon_bank
 from .pixels import pixel_bank, point_bank
 from .ring import ring_bank
 
@@ -46,6 +47,7 @@ BANKS: dict[str, Callable[..., np.ndarray]] = {
     "pixels": pixel_bank,
     "ring": ring_bank,
     "point": point_bank,
+    "hexagon": hexagon_bank,
 }
 
 
@@ -87,6 +89,10 @@ def filter_bank(
       exact for two such steps and approximate for one. K = 9. Only for p1, p2, p4, p8, mirrored or
       not, with offset 0; on p4 and its subgroups the same as ``pixels``.
     - ``point``: one pixel, K = k = 1, the same in every frame.
+    - ``hexagon`` (HexaConv, Hoogeboom et al. 2018): the points of a hexagonal lattice around one of
+      them, permuted; for maps that are axial arrays, see :mod:`pdoe.banks.hexagon`, not for images
+      as they come. K = 7 and k = 3, or the larger hexagon in k x k entries (k = 5: K = 19). Only
+      for p1, p2, p3, p6, p1m, p2m, p3m, p6m, with offset 0.
 
     Args:
         group: the point group.
