@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..groups import PointGroup
+from .bilinear import bilinear_bank
 from .finite_differences import (
     JET,
     OPERATORS,
@@ -39,6 +40,7 @@ BANKS: dict[str, Callable[[PointGroup, int | None, float], np.ndarray]] = {
     "operators": operator_bank,
     "pixels": pixel_bank,
     "point": point_bank,
+    "bilinear": bilinear_bank,
 }
 
 
@@ -60,6 +62,9 @@ def filter_bank(
       p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.
       Only for p1, p2, p4, p1m, p2m, p4m, with offset 0.
     - ``point``: one pixel, K = k = 1, the same in every frame.
+    - ``bilinear`` (RotEqNet, Marcos et al. 2017): the pixels of a k x k filter (k = 3 unless
+      ``size`` says otherwise), turned by bilinear resampling. K = k*k. Pixels whose centre is
+      k/2 or more from that of the filter are 0, so that what is turned is round.
 
     Args:
         group: the point group.
