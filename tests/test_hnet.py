@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 from pdoe import PointGroup, equivariance_error, equivariance_report
 from pdoe.models import HNet
-from pdoe.models.hnet import (
+from pdoe.models.harmonic_layers import (
     HarmonicConv,
     HarmonicMeanPool,
     HarmonicNorm,
@@ -261,7 +261,7 @@ def test_dropout_makes_whole_complex_numbers_0_in_training_alone():
     gone = (z == 0).all(3)
     assert torch.equal(gone, (z == 0).any(3)) and 0.3 < gone.double().mean() < 0.7
     assert (norm.eval()(some_map()) != 0).all()
-    wet = HNet(PointGroup(4), [2, 3], dropout=0.5)
+    wet = HNet(PointGroup(4), [3, 3], dropout=0.5)
     assert [m.p for m in wet.modules() if hasattr(m, "p")] == [0, 0.5]
 
 
