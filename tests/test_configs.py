@@ -38,6 +38,8 @@ PARAMETERS = {
     "mnistrot_pdo_gauss_p8": 26_747,
     "mnistrot_orn8": 969_274,
     "mnistrot_or_tipooling": 969_274,
+    "mnistrot_roteqnet": 104_828,
+    "mnistrot_hnet": 22_826,
     "cifar10_resnet_26": 369_498,
     "cifar10_resnet_44": 2_636_074,
     "cifar10_resnet_1001": 10_327_706,
@@ -154,6 +156,8 @@ def test_a_group_file_is_named_like_its_group(path):
 
 def refused(model, group):
     """Whether a network cannot be made for a group: one of those that permute filters, say."""
+    if model["name"] in ("roteqnet", "hnet"):
+        return group.reflections or (model["name"] == "roteqnet" and group.n < 3)
     bank = {"hexaconv": "hexagon"}.get(model["name"], model.get("bank"))
     turns = {"pixels": 4, "ring": 8, "hexagon": 6}.get(bank)
     return bool(turns and turns % group.n)

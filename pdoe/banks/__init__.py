@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..groups import PointGroup
+from .bilinear import bilinear_bank
 from .finite_differences import (
     JET,
     OPERATORS,
@@ -48,6 +49,7 @@ BANKS: dict[str, Callable[..., np.ndarray]] = {
     "ring": ring_bank,
     "point": point_bank,
     "hexagon": hexagon_bank,
+    "bilinear": bilinear_bank,
 }
 
 
@@ -93,6 +95,9 @@ def filter_bank(
       them, permuted; for maps that are axial arrays, see :mod:`pdoe.banks.hexagon`, not for images
       as they come. K = 7 and k = 3, or the larger hexagon in k x k entries (k = 5: K = 19). Only
       for p1, p2, p3, p6, p1m, p2m, p3m, p6m, with offset 0.
+    - ``bilinear`` (RotEqNet, Marcos et al. 2017): the pixels of a k x k filter (k = 3 unless
+      ``size`` says otherwise), turned by bilinear resampling. K = k*k. Pixels whose centre is
+      k/2 or more from that of the filter are 0, so that what is turned is round.
 
     Args:
         group: the point group.

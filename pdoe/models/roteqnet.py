@@ -1,0 +1,240 @@
+"""RotEqNet: per pixel the strongest orientation of every filter, as a vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..cpu import Dropout
+from ..groups import PointGroup
+from ..layers import GroupPool, LiftingConv, _BankConv, _full_precision
+
+
+class RotEqNet(nn.Module):
+    r"""Three convolutions of turned filters and vector fields between them, -> logits [B, classes].
+
+    Between the layers are vector maps [B, C, 2, H, W], whose components point right and up. A
+    layer turns each filter through all n angles of the group (bank ``bilinear``), and what goes on
+    is, per pixel, the strongest response and its direction (:class:`OrientationPool`), thinned out
+    by :class:`VectorPool` and scaled by :class:`VectorNorm`. The third layer's response, 1 pixel
+    wide on images of 28x28, is the maximum over all angles; a hidden layer makes logits of it
+    (Marcos et al. 2017, arXiv 1612.09346, and their code).
+
+    If n is a multiple of 4 and H and W are, too, a quarter turn of the image turns every vector
+    map, its places and its vectors, exactly, and leaves the logits as they are. This holds where
+    one angle is the strongest. Where several are equally strong the first one wins, which turns
+    with nothing: so on a black background, whose response is the bias at every angle, if that is
+    positive. Other turns of the group commute approximately, as far as the resampled filters are
+    turned copies; with the published n of 17 no turn commutes exactly.
+
+    Args:
+        group: the angles, as a group of rotations, at least 3.
+        widths: channels of the three convolutions.
+        size: k, of the k x k filters. Only what lies within k/2 of the centre has an effect, 69 of
+            81 pixels for k = 9.
+        hidden: width of the hidden layer.
+        dropout: probability, elementwise, behind the hidden layer.
+        norm_eps, norm_momentum: of the norms, in PyTorch's sense.
+        in_channels, classes, image_size: of the data; if more than one pixel is left by the third
+            layer, the hidden layer sees their mean.
+
+    Raises:
+        ValueError: for a group with reflections or fewer than 3 angles, or for an image that the
+            layers use up.
+
+    >>> net = RotEqNet(PointGroup(17))
+    >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
+    (torch.Size([2, 10]), 104828)
+    """
+
+    def __init__(
+        self,
+        group: PointGroup,
+        widths: Sequence[int] = (6, 16, 32),
+        size: int = 9,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        in_channels: int = 1,
+        classes: int = 10,
+        image_size: int = 28,
+    ):
+        super().__init__()
+        if not isinstance(group, PointGroup):
+            raise TypeError(f"group is a PointGroup, such as PointGroup(17), not {group!r}")
+        if group.reflections or group.n < 3:
+            raise ValueError(
+                "RotEqNet makes vectors of rotation angles: its group has at least 3 rotations and "
+                f"no reflections, such as p17, not {group.name}"
+            )
+        if len(widths) != 3:
+            raise ValueError(f"widths has the channels of three convolutions, not {list(widths)}")
+        if image_size // 4 + 2 < size:
+            raise ValueError(
+                f"an image of {image_size}x{image_size} is too small for three layers of "
+                f"{size}x{size} filters: it has {4 * (size - 2)} pixels on a side, or more"
+            )
+        self.group = group
+        bank = {"bank": "bilinear", "size": size, "bias": True}
+
+        def pooled(channels: int) -> list[nn.Module]:
+            norm = VectorNorm(channels, norm_eps, norm_momentum)
+            return [OrientationPool(group), VectorPool(), norm]
+
+        self.trunk = nn.Sequential(
+            LiftingConv(group, in_channels, widths[0], **bank),
+            *pooled(widths[0]),
+            VectorConv(group, widths[0], widths[1], **bank),
+            *pooled(widths[1]),
+            VectorConv(group, widths[1], widths[2], **bank, padding=1),
+        )
+        self.head = nn.Sequential(
+            GroupPool("max"),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(widths[2], hidden),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.BatchNorm1d(hidden, norm_eps, norm_momentum),
+            Dropout(dropout),
+            nn.Linear(hidden, classes),
+        )
+        for module in self.modules():  # as the authors' code, which does not count components
+            if isinstance(module, _BankConv):
+                nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * size**2)))
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=math.sqrt(2 / module.in_features))
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+class VectorConv(_BankConv):
+    r"""Convolution of a vector map with turned vector filters, [B, C, 2, H, W] -> [B, C', G, H, W].
+
+    A filter is a field of vectors, too, and a turn moves its places and its vectors:
+
+    .. math:: [\Phi f](x, g) = \sum_k (g\,w_k) \cdot (B_{g,k} * f)(x)
+
+    with the filters of :func:`pdoe.filter_bank`. Arguments and errors are those of
+    :class:`pdoe.LiftingConv`. The weight is [C', C, 2, K]. Exact for turns of the group that map
+    the pixel grid to itself: the result is a lifted map of it.
+
+    >>> VectorConv(PointGroup(8), 6, 16, "bilinear", size=9)(torch.randn(2, 6, 2, 14, 14)).shape
+    torch.Size([2, 16, 8, 14, 14])
+    """
+
+    def _group_axes(self) -> tuple[int, ...]:
+        return (2,)
+
+    def _fill_constants(self) -> None:
+        super()._fill_constants()
+        self.register_buffer("turns", self.group.matrices.to(self.weight), persistent=False)
+
+    def kernel(self) -> Tensor:
+        """The planar kernel, in the weight's dtype also under autocast: [C'G, 2C, k, k]."""
+        with _full_precision(self.weight):
+            turned = torch.einsum("oibk,gab->ogiak", self.weight, self.turns)
+            kernel = torch.einsum("ogiak,gkyx->ogiayx", turned, self.bank)
+        return kernel.flatten(2, 3).flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[2] != 2:
+            raise ValueError(
+                f"VectorConv expects a vector map [B, {self.in_channels}, 2, H, W], "
+                f"not a tensor {list(x.shape)}"
+            )
+        return self._convolve(x.flatten(1, 2))
+
+
+class OrientationPool(nn.Module):
+    r"""The strongest orientation as a vector, [B, C, G, H, W] -> [B, C, 2, H, W].
+
+    .. math:: f \mapsto \rho\,(\cos\alpha, \sin\alpha), \quad \rho = \max_g \mathrm{ReLU}(f_g)
+
+    with :math:`\alpha` the angle of the element that attains the maximum. The gradient goes through
+    :math:`\rho` alone. Exact where one element is the strongest, see :class:`RotEqNet`.
+
+    >>> response = torch.tensor([0.5, 1.0, 3.0, -2.0]).view(1, 1, 4, 1, 1)
+    >>> OrientationPool(PointGroup(4))(response).flatten()
+    tensor([-3., -0.])
+    """
+
+    def __init__(self, group: PointGroup):
+        super().__init__()
+        self.group = group
+        self.register_buffer("directions", torch.empty(2, len(group)), persistent=False)
+        self._fill_constants()
+
+    def _fill_constants(self) -> None:
+        self.directions = self.group.matrices[:, :, 0].T.contiguous().to(self.directions)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._fill_constants()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[2] != len(self.group):
+            raise ValueError(
+                f"OrientationPool expects a lifted map [B, C, {len(self.group)}, H, W], "
+                f"not a tensor {list(x.shape)}"
+            )
+        strongest, which = x.max(2)  # for the gradient the latter alone is kept, not all of x
+        length = strongest.relu()
+        return torch.stack([length * component[which] for component in self.directions], 2)
+
+
+class VectorPool(nn.Module):
+    """The longest of 2x2 vectors, [B, C, 2, H, W] -> [B, C, 2, H // 2, W // 2].
+
+    Exact on even sizes where one of the four is the longest.
+
+    >>> VectorPool()(torch.randn(2, 6, 2, 28, 28)).shape
+    torch.Size([2, 6, 2, 14, 14])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+        x = _longer(x[..., ::2, :], x[..., 1::2, :])
+        return _longer(x[..., ::2], x[..., 1::2])
+
+
+def _longer(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where((a.square() - b.square()).sum(2, keepdim=True) >= 0, a, b)
+
+
+class VectorNorm(nn.Module):
+    r"""Batch norm that keeps directions, [B, C, 2, H, W] -> [B, C, 2, H, W].
+
+    Every channel is divided by the root of the mean square of its components, over batch, space
+    and both of them, and multiplied by a learnt gain; nothing is subtracted. In evaluation mode
+    the mean square is a running one. Exact for turns that map the pixel grid to itself.
+
+    Args:
+        channels: C.
+        eps, momentum: as in PyTorch's batch norm.
+
+    >>> VectorNorm(6)(5 * torch.randn(9, 6, 2, 8, 8)).square().mean().round(decimals=2).item()
+    1.0
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.register_buffer("running_square", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.running_square
+        if self.training:
+            square = x.square().mean((0, 2, 3, 4))
+            with torch.no_grad():
+                self.running_square.lerp_(square.to(self.running_square), self.momentum)
+        scale = self.gain * (square + self.eps).rsqrt()
+        return x * scale[:, None, None, None]
