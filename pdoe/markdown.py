@@ -114,12 +114,13 @@ def result_cells(line: Line) -> list[str]:
         name = f"↳ configuration {named(line)}"
     group = "" if line.overrides else line.paper.group
     flags = "" if line.overrides or line.another else plain(line.paper.flags)
-    cells = [name, line.paper.method, group, parameters(line), line.paper.error, flags or NONE]
+    cells = [name, line.paper.method, group, parameters(line), line.paper.error or NONE]
+    cells.append(flags or NONE)
     alike = line.common
     common = f"{alike.ours}{alike.marks}" if alike and alike.ours else NONE
     if not (ours := line.ours):
         return [*cells, NONE, common, NONE, NONE, NONE, plain(line.verdict), NONE]
-    away, half = ours.mean - float(line.paper.error), ours.half_width
+    away, half = ours.mean - float(line.paper.error or "nan"), ours.half_width
     best = [run["test_error_best"] for run in line.finished if run["test_error_best"] is not None]
     return [
         *cells,

@@ -38,6 +38,7 @@ class Published:
 
     ``flags`` says in a few words how the published figure came about, and ``common`` what overrides
     make a run of the row one with the recipe that is the same for all rows; none for some.
+    ``beside``: not a row of the paper's table but one of ours, whose ``error`` may be empty.
     """
 
     row: str
@@ -48,22 +49,32 @@ class Published:
     test_images: int
     flags: str = ""
     common: str = ""
+    beside: bool = False
 
 
-def read_paper(path: Path) -> list[Published]:
+def read_rows(folder: Path) -> list[Published]:
+    """The rows of ``paper.csv`` and, after them, those of ``beside.csv``, if there is one."""
+    beside = folder / "beside.csv"
+    own = read_paper(beside, beside=True) if beside.exists() else []
+    return read_paper(folder / "paper.csv") + own
+
+
+def read_paper(path: Path, beside: bool = False) -> list[Published]:
     """The published table in its order; TableError names a line that cannot be used."""
     lines = list(csv.DictReader(path.read_text("utf-8").splitlines()))
     rows: dict[str, Published] = {}
     for number, line in enumerate(lines, start=2):
         row, method, group, error, parameters, images = (line.get(c) or "" for c in PAPER_COLUMNS)
         try:
-            if not row or row in rows or not 0 <= float(error) <= 100 or int(images) < 1:
+            figure = 0 if beside and not error else float(error)
+            if not row or row in rows or not 0 <= figure <= 100 or int(images) < 1:
                 raise ValueError("row, error or test_images")
             count = int(parameters) if parameters else None
         except ValueError as problem:
             raise TableError(f"{path}:{number}: wrong or repeated: {problem}") from None
         flags, common = (line.get(name) or "" for name in ("flags", "common"))
-        rows[row] = Published(row, method, group, error, count, int(images), flags, common)
+        numbers = error, count, int(images)
+        rows[row] = Published(row, method, group, *numbers, flags, common, beside)
     return list(rows.values())
 
 
@@ -106,7 +117,8 @@ class Line:
 
     @property
     def comparable(self) -> bool:
-        return self.scale == "full" and not self.overrides and self.provenance in PUBLISHED_DATA
+        usual = self.scale == "full" and not self.overrides and bool(self.paper.error)
+        return usual and self.provenance in PUBLISHED_DATA
 
     @property
     def sampling(self) -> float:
@@ -131,7 +143,9 @@ class Line:
         if not self.comparable:
             data = f"{self.provenance} data" if self.provenance not in PUBLISHED_DATA else ""
             scale = "smoke scale" if self.scale != "full" else ""
-            return noted("not comparable", [scale, "overrides" if self.overrides else "", data])
+            none = "" if self.paper.error else "no published figure"
+            overrides = "overrides" if self.overrides else ""
+            return noted("not comparable", [scale, overrides, data, none])
         away = self.ours.mean - float(self.paper.error)
         word = "reproduced" if abs(away) <= self.tolerance else "worse" if away > 0 else "better"
         data = "regenerated data" if self.provenance == "regenerated" else ""
@@ -204,7 +218,7 @@ def noted(word: str, notes: Iterable[str]) -> str:
 
 
 def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> list[Line]:
-    """Every published row, run or not, each followed by its runs with overrides.
+    """Every published row, run or not, each followed by its runs with overrides; others if run.
 
     Only seeds are averaged: runs of another configuration or of other data are lines of their own,
     the newest configuration that has a finished run before the others.
@@ -222,6 +236,8 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
             name = config or "unknown" if another else ""
             own.append(Line(row, overrides, provenance or "unknown", tuple(members), scale, name))
         own.sort(key=lambda line: (line.overrides, nearness(line.provenance), line.provenance))
+        if row.beside and not own:
+            continue
         if not own or own[0].overrides:
             own.insert(0, Line(row, "", "", (), scale))
         alike = [line for line in own if line.overrides == row.common and not line.another]

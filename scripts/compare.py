@@ -120,7 +120,7 @@ def compare(args: argparse.Namespace) -> int:
     known = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.csv"))
     if args.table not in known:
         raise TableError(f"no table {args.table!r}; there are: {', '.join(known)}")
-    paper = tables.read_paper(ROOT / "experiments" / args.table / "paper.csv")
+    paper = tables.read_rows(ROOT / "experiments" / args.table)
     names = [line.row for line in paper]
     asked = args.rows.replace(",", " ").split()
     if unknown := [row for row in asked if row not in names]:

@@ -9,7 +9,6 @@ table is made from whatever finished; the exit code is 0 only if every run did.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from pdoe.configuration import hashed  # noqa: E402
 from pdoe.cost import estimated_seconds  # noqa: E402
 from pdoe.devices import device_name, resolve_device  # noqa: E402
 from pdoe.records import RecordError, RunFolder, digest, run_folder  # noqa: E402
+from pdoe.tables import read_rows  # noqa: E402
 from train import composed  # noqa: E402
 
 
@@ -37,8 +37,7 @@ def known_rows(table: str) -> list[str]:
     if not paper.exists():
         tables = sorted(path.parent.name for path in paper.parent.parent.glob("*/paper.csv"))
         raise SystemExit(f"unknown table {table!r}; there are: {', '.join(tables)}")
-    with open(paper, newline="", encoding="utf-8") as file:
-        rows = [line["row"] for line in csv.DictReader(file)]
+    rows = [line.row for line in read_rows(paper.parent)]
     return [row for row in rows if (ROOT / "configs" / "experiment" / f"{row}.yaml").exists()]
 
 

@@ -97,7 +97,7 @@ def missing(what: str, command: str) -> Html:
 def read_table(folder: Path, results: Path) -> Table:
     """A folder of experiments/ with its runs; TableError where runs.csv cannot be used at all."""
     found = runs.read_csv(results / "runs.csv")
-    paper = tables.read_paper(folder / "paper.csv")
+    paper = tables.read_rows(folder)
     details, damaged = read_details(results / "details")
     name, known = folder.name, {run["run_id"] for run in found.runs}
     problems = [problem.replace(f"{results}", name) for problem in found.problems]

@@ -33,7 +33,8 @@ def learning(report: Report) -> None:
             seeds, (name, under) = one.seeds(line), told(line)
             alt = f"{name} {under}: error against epoch, {len(seeds)} seeds, test error "
             alt += f"{line.ours.mean:.3f} % after the last epoch"
-            panels.append((charts.learning(name, under, seeds, float(line.paper.error)), alt))
+            published = float(line.paper.error or "nan")  # a level that is nowhere
+            panels.append((charts.learning(name, under, seeds, published), alt))
         caption = (
             "Error after each epoch on a logarithmic axis, every seed a line of its own "
             f"({seeds_of(len(one.seeds(line)) for line in shown)} per panel, {data_of(shown)}). "
@@ -95,7 +96,8 @@ def parameters(report: Report) -> None:
     for one in report.tables:
         panels, ours = [], [line for line in one.lines if of_runs(line)]
         for name in dict.fromkeys(row.paper.row.split("_")[0] for row in one.rows):
-            theirs = [of_paper(r) for r in one.rows if r.paper.row.startswith(f"{name}_")]
+            published = [row for row in one.rows if row.paper.error]
+            theirs = [of_paper(r) for r in published if r.paper.row.startswith(f"{name}_")]
             own = [of_runs(line) for line in ours if line.paper.row.startswith(f"{name}_")]
             if any(point.parameters for point in [*theirs, *own]):
                 title = DATA.get(name, name)

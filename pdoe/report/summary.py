@@ -102,7 +102,7 @@ def result(line: Line) -> list[object]:
         f".{'under' if under else 'row'}{'' if ours else ' quiet'}",
         different(line) if under else named(line),
         joined([group, tag("small", remark.removesuffix(")"))]),
-        paper.error,
+        paper.error or NONE,
         *numbers,
         joined([", ".join(f"{count:,}" for count in counts) or NONE, tag("small", published)]),
     ]
