@@ -28,7 +28,7 @@ RUNS = (
 )  # fmt: skip
 README = (
     "method", "group", "parameters, paper / ours", "paper, %", "ours, %", "verdict",
-    "common recipe, %", "data",
+    "common recipe, %", "data", "device, precision, commit", "experiment=",
 )  # fmt: skip
 RULE = """\
 **Verdict.** Counted are finished runs at full scale, without overrides, on `original` or
@@ -213,8 +213,24 @@ def readme_table(lines: Sequence[Line]) -> str:
         if not line.overrides and not line.another:
             _, method, group, count, error, _, ours, common, *_, verdict, _ = result_cells(line)
             data = line.provenance or (line.common.provenance if line.common else NONE)
-            rows.append([method, group, count, error, ours, verdict, common, data])
+            made = [made_by(line)] if line.ours else []
+            if line.common and line.common.ours and line.paper.common:
+                made.append(f"common: {made_by(line.common)}")
+            name = f"`{line.paper.row}`"
+            cells = [method, group, count, error, ours, verdict, common, data]
+            rows.append([*cells, "; ".join(made) or NONE, name])
     return grid(README, rows)
+
+
+def made_by(line: Line) -> str:
+    """Device, precision and commits of the finished runs of a line."""
+    runs = line.finished
+    commits = {part[:7] for run in runs for part in (run["commit"] or "unknown").split("+")}
+    parts = [
+        {run["device"] or "unknown" for run in runs},
+        {run["precision"] for run in runs} - {None},
+    ]
+    return ", ".join(plain(text) for part in [*parts, commits] for text in sorted(part)) or NONE
 
 
 def insert(text: str, name: str, table: str) -> str:
