@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .dataset import DataSet
 
-EPSILON = 1e-5  # added to the singular values, as Cohen and Welling's code
+EPSILON = 1e-5  # added to the standard deviations, as the code of Cohen and Welling and of HexaConv
 CHUNK = 5_000  # images at a time
 
 
@@ -17,8 +17,8 @@ def whitened(data: DataSet) -> DataSet:
     r"""The same data set with whitened images, as float32, which normalisation leaves as they are.
 
     Each image is shifted and scaled to mean 0 and standard deviation 1 over its pixels and
-    channels; then :math:`x \mapsto (x - m)\,U (S + \epsilon)^{-1/2} U^T` with the mean m and the
-    covariance :math:`U S U^T` of the training images (ZCA; the preprocessing of the residual
+    channels; then :math:`x \mapsto (x - m)\,U (S + \epsilon)^{-1} U^T` with the mean m and the
+    covariance :math:`U S^2 U^T` of the training images (ZCA; the preprocessing of the residual
     networks of Cohen & Welling 2016 and of HexaConv). What is held out is whitened like the rest.
     The result has mean 0 and std 1/256: a network gets (value / 256 - mean) / std.
     """
@@ -31,7 +31,7 @@ def whitened(data: DataSet) -> DataSet:
     mean = total / len(train)
     covariance = products / len(train) - mean.outer(mean)
     values, vectors = torch.linalg.eigh(covariance)
-    scaled = vectors / (values.clamp_min(0) + EPSILON).sqrt()
+    scaled = vectors / (values.clamp_min(0).sqrt() + EPSILON)
     turn = (scaled @ vectors.T).float()
 
     def white(images: Tensor) -> Tensor:
