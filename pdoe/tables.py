@@ -113,7 +113,9 @@ class Line:
         if held_out := HELD_OUT.search(self.provenance):
             return int(held_out[1])
         embedded = self.provenance == "embedded"
-        return EMBEDDED_TEST_IMAGES if embedded else self.paper.test_images
+        whole = EMBEDDED_TEST_IMAGES if embedded else self.paper.test_images
+        asked = self.settings.get("recipe.test_images", "")
+        return min(whole, int(asked)) if asked.isdecimal() else whole
 
     @property
     def comparable(self) -> bool:

@@ -369,6 +369,14 @@ def test_runs_with_the_recipe_of_all_rows_stand_beside_the_row_s_own(place):
     assert (cells[6], cells[7]) == ("–", "4.500 (n = 1)")
 
 
+def test_a_test_on_fewer_images_has_a_larger_sampling_error():
+    def sampling(images):
+        return line_of(5.0, overrides=f"recipe.test_images={images}").sampling
+
+    assert sampling("500") == pytest.approx(10 * sampling("null"))
+    assert sampling("900000") == sampling("null") == line_of(5.0).sampling
+
+
 def test_runs_on_held_out_images_have_a_table_of_their_own(place, capsys):
     held_out = "regenerated, 2000 held out"
     tuned = [record(2.5, 1, held_out), record(3.0, 2, held_out, overrides="recipe.epochs=5")]
