@@ -63,7 +63,7 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
     name = name or record["experiment"]
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a name is lower-case letters, digits and underscores, not {name!r}")
-    data = configured_data(config["data"], root)
+    data = configured_data(config, root)
     if data.sha256 != record["data"]["sha256"]:
         raise ValueError(
             f"the run was trained on {record['data']['provenance']} {data.name} of SHA-256 "
@@ -122,6 +122,8 @@ def checked(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{folder} was made by code that differs from its commit {record['commit'][:12]}: "
             "nobody could make it again"
         )
+    if config["data"].get("statistics") == "whitened":
+        raise ValueError(f"{folder} was trained on whitened images, which `preprocess` cannot make")
     if digest(hashed(config)) != record["config_hash"]:
         raise ValueError(f"{folder}/config.yaml is not the configuration of its record")
     return record, config
@@ -141,10 +143,11 @@ def described(
     """The entry of the index."""
     model, group = config["model"]["name"], config["group"]["name"]
     count = len(data.test_images[: config["recipe"]["test_images"]])
-    error = record["test_error"]
+    error, angles = record["test_error"], record.get("tta_angles")
+    turned = f", mean over {angles} turns of each" if angles else ""
     return {
         "summary": f"{model} on {group} for {data.name}, {record['parameters']:,} parameters, "
-        f"test error {error:.3f} % on {count:,} images ({data.provenance})",
+        f"test error {error:.3f} % on {count:,} images ({data.provenance}{turned})",
         "file": f"{name}.pt",
         "sha256": hashlib.sha256(content).hexdigest(),
         "configuration": config,
@@ -190,8 +193,8 @@ def card(name: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
     )
     mean, std = written(entry["mean"]), written(entry["std"])
     minutes = round(record["seconds"] / 60)
-    select = config["recipe"]["evaluate"].get("select", "last")
-    selection = "none: the last epoch" if select == "last" else f"the epoch by `{select}`"
+    select, epoch = record.get("select", "last"), record.get("selected_epoch")
+    selection = "none: the last epoch" if select == "last" else f"epoch {epoch}, by `{select}`"
     return f"""# {name}
 
 {entry["summary"]}.

@@ -262,6 +262,15 @@ def test_packing_the_same_run_again_gives_the_same_bytes(pack, a_run, tmp_path, 
     assert f"experiment={NAME} recipe=x 'model.widths=[7,7]' seed=3`" in card
 
 
+def test_a_card_says_which_epoch_counted_and_that_test_images_were_turned(pack, a_run, tmp_path):
+    folder, _, write = a_run
+    write(select="train_best", selected_epoch=7, tta_angles=8)
+    assert pack([str(folder), "--to", str(tmp_path)]) == 0
+    card = (tmp_path / f"{NAME}.md").read_text()
+    assert "test error 5.000 % on 20 images (made up, mean over 8 turns of each)." in card
+    assert "| epoch 7, by `train_best`, of 40 epochs; seed 3 |" in card
+
+
 def test_a_folder_of_weights_keeps_its_other_networks(pack, a_run, elsewhere, capsys):
     folder, _, write = a_run
     assert pack([str(folder), "--to", str(elsewhere.parent), "--name", "other"]) == 0
