@@ -10,6 +10,7 @@ from .equivariance import EquivarianceReport, equivariance_error, equivariance_r
 from .export import export_plain
 from .groups import PointGroup
 from .layers import GroupConv, GroupPool, LiftingConv
+from .pretrained import load_pretrained
 from .turns import convergence_order, equivariance_curve
 
 __version__ = "0.1.0"
@@ -25,4 +26,5 @@ __all__ = [
     "equivariance_report",
     "export_plain",
     "filter_bank",
+    "load_pretrained",
 ]

