@@ -69,6 +69,10 @@ CONTRASTS = """\
   on the same data. `†`: not on one kind of machine in one precision; `*`: uncommitted changes.
 """
 MACHINES = "- `†`: its runs were made on several kinds of machine, or numbers of ranks.\n"
+SELECTED = """\
+- `‡`: not the last epoch counts but a selected one, by `select` in `runs.csv`; an epoch selected on
+  the test set (`test_best`) has too low an error.
+"""
 DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
 ANOTHER = """\
 - `↳ configuration`: runs of the same row before its configuration changed, or at another precision;
@@ -192,7 +196,8 @@ def render(name: str, lines: Sequence[Line], scale: str, rule: bool = True) -> s
     another = any(line.another for line in lines)
     machines = any(len(line.machines) > 1 for line in lines)
     notes = NOTES.format(embedded=EMBEDDED_TEST_IMAGES)
-    parts.append(notes + ANOTHER * another + DIRTY * dirty + MACHINES * machines)
+    marks = DIRTY * dirty + MACHINES * machines + SELECTED * any(line.selected for line in lines)
+    parts.append(notes + ANOTHER * another + marks)
     if rule:
         parts.append(RULE)
     if pairs := contrasts(lines):

@@ -152,7 +152,8 @@ class Line:
         word = "reproduced" if abs(away) <= self.tolerance else "worse" if away > 0 else "better"
         data = "regenerated data" if self.provenance == "regenerated" else ""
         few = f"provisional: n = {self.ours.n}" if self.ours.n < FEW_SEEDS else ""
-        return noted(word, [data, few])
+        cheating = "selected on the test set" if "test_best" in self.selected else ""
+        return noted(word, [data, cheating, few])
 
     @property
     def machines(self) -> set[str]:
@@ -161,9 +162,14 @@ class Line:
         return {f"{r['device']}, {n or 1}" for r, n in zip(self.finished, ranks, strict=True)}
 
     @property
+    def selected(self) -> set[str]:
+        """What the epoch that counts was chosen by, where it is not the last one."""
+        return {run.cells.get("select", "") for run in self.finished} - {""}
+
+    @property
     def marks(self) -> str:
         dirty = "\\*" if any(run["dirty"] for run in self.finished) else ""
-        return dirty + ("†" if len(self.machines) > 1 else "")
+        return dirty + "†" * (len(self.machines) > 1) + "‡" * bool(self.selected)
 
 
 @dataclass(frozen=True)

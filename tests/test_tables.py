@@ -357,6 +357,17 @@ def test_embedded_and_overridden_runs_have_lines_of_their_own(place):
     assert "+1.230" not in place.table and "+2.230" not in place.table
 
 
+def test_an_epoch_selected_on_the_test_set_is_said_to_be(place):
+    place.put(record(2.0, 0, select="test_best", selected_epoch=7)).compare()
+    assert "2.000‡ (n = 1)" in place.line() or "2.000 (n = 1)‡" in place.line()
+    assert "selected on the test set" in place.line()
+    assert "`‡`: not the last epoch" in place.table
+    place.put(record(2.0, 0, select="train_best")).compare()
+    assert "‡" in place.line() and "selected on the test set" not in place.line()
+    place.put(record(2.0, 0)).compare()
+    assert "‡" not in place.table
+
+
 def test_runs_with_the_recipe_of_all_rows_stand_beside_the_row_s_own(place):
     fast, common = "recipe=mnistrot_fast", "recipe=mnistrot_common"
     z2, seeds = {"experiment": "mnistrot_z2"}, [(1.9, 0), (2.0, 1)]
