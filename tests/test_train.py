@@ -488,3 +488,39 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
         (record,) = records(tmp_path / "outputs").values()
         assert record["status"] == "interrupted"
     assert_as_if_nothing_had_happened(launch, tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "row, more",
+    [
+        ("mnistrot_sfcnn", ["model.widths=[1,1,1,1,1,2]"]),
+        ("mnistrot_e2cnn_c16", ["model.widths=[1,1,1,1,1,2]"]),
+        ("mnistrot_pdo_gauss_p8", []),
+        ("mnistrot_orn8", []),
+        ("mnistrot_or_tipooling", []),
+        ("mnistrot_roteqnet", []),
+        ("mnistrot_hnet", []),
+        ("mnistrot_ptn_b", []),
+        ("mnistrot_ptn_cnn", []),
+    ],
+)
+def test_the_row_of_every_system_is_carried_out_to_its_diagnostics(launch, tmp_path, row, more):
+    few = ["recipe.batch_size=8", "recipe.train_images=16", "recipe.test_images=10"]
+    assert launch(f"experiment={row}", *few, *more) == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["experiment"]) == ("finished", row)
+    found = json.loads((path.parent / "diagnostics.json").read_text())
+    assert found["turned_images"] == 1 and found["layers"]
+    assert record["equivariance_error"].keys() == {"trunk", "logits"}
+
+
+def test_a_run_says_which_epoch_it_selected_and_how_its_test_images_were_turned(launch, tmp_path):
+    protocol = ["recipe.evaluate.select=train_best", "recipe.evaluate.tta_angles=[0,90]"]
+    assert launch("experiment=mnistrot_p4", *protocol) == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    record = json.loads(path.read_text())
+    assert (record["select"], record["selected_epoch"]) == ("train_best", 1)
+    assert record["tta_angles"] == 2
+    assert (newest(path.parent) / "selected.pt").exists()
+    assert launch("mode=evaluate", f"checkpoint='{path.parent}'") == 0
