@@ -37,6 +37,8 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
         is_evaluated(epoch + 1, recipe["epochs"], evaluate["every"], evaluate["last"])
         for epoch in range(recipe["epochs"])
     )
+    tests += evaluate["select"] != "last"
+    tests *= len(evaluate["tta_angles"]) or 1
     turned = len(ANGLES) * turned_count(recipe["test_images"], IMAGES[name][1])
     return recipe["epochs"] * seen * step + (tests * test_images + turned) * test
 
@@ -73,8 +75,11 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     seconds = []
     for mode, action in ((True, step), (False, test)):
         model.train(mode)
+        began = time.perf_counter()
         action()
-        began, times = time.perf_counter(), 0
+        times = int(time.perf_counter() - began > 10 * ENOUGH)  # of such, the first is enough
+        if not times:
+            began = time.perf_counter()
         while times < 4 and time.perf_counter() - began < ENOUGH:
             action()
             times += 1

@@ -192,7 +192,8 @@ def measured(words: list[str], angles: bool, results: Path | None) -> None:
                 {"network": label, "state": state, "angle": angle, "error": error}
                 for angle, error in curve.items()
             ]
-    orders = fitted(models["initialised"].group, config["model"]["offset"])
+    offset = config["model"].get("offset")  # a network without frames has no order to fit
+    orders = [] if offset is None else fitted(models["initialised"].group, offset)
     print(f"\n{page.angle_table(lines)}", end="")
     print(f"\n{page.order_table(orders)}" if orders else "", end="")
     if results:
