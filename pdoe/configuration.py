@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from .data import SHAPES, DataSet, load_data
+from .data.dataset import STATISTICS
 from .data.whitening import whitened
 from .groups import PointGroup
 from .models import MODELS
@@ -46,11 +47,16 @@ def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
-    """A configuration with the neutral values of the keys that an older one lacks."""
-    whole = {**neutral, **config}
+    """A configuration with the neutral values of the keys that an older one lacks.
+
+    Those of a model are the defaults of its constructor; not every model has each of them.
+    """
+    whole = dict(config)
     for key, value in neutral.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "model":
             whole[key] = completed(config.get(key, {}), value)
+        elif key != "model":
+            whole.setdefault(key, value)
     return whole
 
 
@@ -64,8 +70,10 @@ def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
             "recipe.evaluate.select=validation needs images to select on: give data.validation, "
             "such as data.validation=2000"
         )
-    known = statistics in ("none", "whitened")
-    data = load_data(chosen["name"], root, chosen["source"], "train" if known else statistics)
+    if statistics not in (words := (*STATISTICS, "none", "whitened")):
+        raise ValueError(f"data.statistics is one of {', '.join(words)}, not {statistics!r}")
+    of_images = statistics if statistics in STATISTICS else "train"
+    data = load_data(chosen["name"], root, chosen["source"], of_images)
     if held_out != 0:
         data = data.held_out(held_out, keep_test=select == "validation")
     if statistics == "none":

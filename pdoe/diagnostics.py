@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .data import DataSet
 from .data.batches import to_input
 from .devices import DEEP
-from .equivariance import equivariance_error, equivariance_report
+from .equivariance import equivariance_error, equivariance_report, grid_elements
 from .evaluation import autocast, number_type, turned
 from .layers import LiftingConv
 
@@ -77,8 +77,11 @@ def turned_error(
 def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
     """Largest relative error over the elements that keep the grid, on 16 test images, float32.
 
-    None where it is not a finite number: a network that maps everything to 0 has none.
+    None where it is not a finite number: a network that maps everything to 0 has none. None, too,
+    where no element but the identity keeps the grid, which says nothing.
     """
+    if grid_elements(model.group) == [0]:
+        return {"trunk": None, "logits": None}
     model.eval()
     x = some_input(model, data, 16)
     action = getattr(model, "act", None)  # the trunk's maps lie where the model's do

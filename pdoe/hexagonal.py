@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .banks.hexagon import LATTICE, lattice_matrices
 from .groups import PointGroup
+from .layers import full_precision
 
 REGIONS = ("square", "symmetric")
 
@@ -150,8 +151,9 @@ class HexagonalSampling(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = torch.einsum("ih,bchw->bciw", self.down, x)
-        return torch.einsum("ijw,bciw->bcij", self.across, rows)
+        with full_precision(self.down):
+            rows = torch.einsum("ih,bchw->bciw", self.down, x)
+            return torch.einsum("ijw,bciw->bcij", self.across, rows)
 
     def extra_repr(self) -> str:
         return f"{self.size}x{self.size} -> {self.array.inside.shape}"

@@ -177,7 +177,7 @@ class LiftingConv(_BankConv):
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k]."""
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             kernel = torch.einsum("oik,gkyx->ogiyx", self.weight, self.bank)
         return kernel.flatten(0, 1)
 
@@ -218,7 +218,7 @@ class GroupConv(_BankConv):
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k]."""
         weight = self.weight[:, :, self.quotient]  # [C', C, G, G, K], out g, then in h
-        with _full_precision(weight):
+        with full_precision(weight):
             kernel = torch.einsum("oighk,gkyx->ogihyx", weight, self.bank)
         return kernel.flatten(2, 3).flatten(0, 1)
 
@@ -260,7 +260,7 @@ class GroupPool(nn.Module):
         return self.kind
 
 
-def _full_precision(weight: Tensor) -> AbstractContextManager:
+def full_precision(weight: Tensor) -> AbstractContextManager:
     """No autocast, on the devices that have it."""
     kind = weight.device.type
     if torch.amp.is_autocast_available(kind):

@@ -49,7 +49,8 @@ NOTES = """\
 - Its protocol: how the published figure came about, in a few words; more in `paper.csv`. Figures
   with different protocols are not results of one experiment.
 - Common recipe: the same for every row, so that these figures can be compared with each other: of
-  MNIST-rot `recipe=mnistrot_common`, of CIFAR `cifar_paper`, which the rows have themselves.
+  MNIST-rot `recipe=mnistrot_common` (first named `mnistrot_fast`), of CIFAR that of the authors,
+  which all rows but HexaConv's have themselves. Whether pixels are normalised is the row's own.
 - Sampling: 95 % half width, 1.96 sqrt(m (100 - m) / N), of our error on N test images. It does not
   shrink with seeds: all are tested on the same images. Embedded data has N = {embedded:,}, but only
   1,000 digits, so its true half width is larger.
@@ -66,12 +67,14 @@ CONTRASTS = """\
 - Welch's test compares the means over all seeds of either row, not paired. Holm's correction is
   over all lines of this table: where its p is below 0.05, the order of two rows is hardly chance.
 - Compared are rows in their newest configuration, with the same overrides, group and model apart,
-  on the same data. `†`: not on one kind of machine in one precision; `*`: uncommitted changes.
+  on the same data; without overrides, each with its own recipe. `†`: not on one kind of machine in
+  one precision; `‡`: one of them with a selected epoch or turned test images; `*`: uncommitted
+  changes.
 """
 MACHINES = "- `†`: its runs were made on several kinds of machine, or numbers of ranks.\n"
 SELECTED = """\
-- `‡`: not the last epoch counts but a selected one, by `select` in `runs.csv`; an epoch selected on
-  the test set (`test_best`) has too low an error.
+- `‡`: not the last epoch counts but a selected one (`select` in `runs.csv`; on the test set,
+  `test_best`, the error is too low), or every test image was turned several times (`tta_angles`).
 """
 DIRTY = "- `*`: a run was made with uncommitted changes; its commit does not describe it fully.\n"
 ANOTHER = """\
@@ -219,7 +222,7 @@ def readme_table(lines: Sequence[Line]) -> str:
             _, method, group, count, error, _, ours, common, *_, verdict, _ = result_cells(line)
             data = line.provenance or (line.common.provenance if line.common else NONE)
             made = [made_by(line)] if line.ours else []
-            if line.common and line.common.ours and line.paper.common:
+            if line.common and line.common.ours and line.common.overrides:
                 made.append(f"common: {made_by(line.common)}")
             name = f"`{line.paper.row}`"
             cells = [method, group, count, error, ours, verdict, common, data]

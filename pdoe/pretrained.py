@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = "index.json"
+KEYS = {"file", "sha256", "configuration", "image", "mean", "std", "transposed", "summary"}
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,14 @@ def load_pretrained(name: str | Path) -> nn.Module:
             f"{path} is damaged: {len(content):,} bytes of SHA-256 {found[:12]}..., "
             f"expected {entry['sha256'][:12]}...: fetch it again"
         )
-    net = _network(entry)
+    net = network_of(entry)
     net.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     return net.eval()
 
 
 def untrained(name: str | Path) -> nn.Module:
     """The network of :func:`load_pretrained` as it is before training, in training mode."""
-    return _network(_entry(name)[1])
+    return network_of(_entry(name)[1])
 
 
 def entries(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
@@ -106,8 +107,9 @@ def entries(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        if not all({"file", "sha256", "configuration"} <= set(e) for e in index.values()):
-            raise ValueError("an entry lacks file, sha256 or configuration")
+        for name, entry in index.items():
+            if lacking := sorted(KEYS - set(entry)):
+                raise ValueError(f"{name} lacks {', '.join(lacking)}")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): weights come with their index, as "
@@ -141,7 +143,8 @@ def _entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _network(entry: dict[str, Any]) -> nn.Module:
+def network_of(entry: dict[str, Any]) -> nn.Module:
+    """The network of an entry of an index, with fresh weights, and its ``preprocess``."""
     from .configuration import build_model
 
     with torch.random.fork_rng(devices=[]):  # loading draws no numbers that the caller would see

@@ -77,7 +77,8 @@ def check(
         raise ValueError(f"l1 is a number of at least 0, not {l1!r}")
     if select not in SELECT:
         raise ValueError(f"evaluate.select is one of {', '.join(SELECT)}, not {select!r}")
-    if not all(isinstance(a, int | float) and math.isfinite(a) for a in tta_angles):
+    listed = isinstance(tta_angles, list | tuple)
+    if not listed or not all(isinstance(a, int | float) and math.isfinite(a) for a in tta_angles):
         raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {tta_angles}")
 
 

@@ -25,6 +25,8 @@ EMBEDDED_TEST_IMAGES = 10_000
 HELD_OUT = re.compile(r", (\d+) held out$")
 SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")  # one of several overrides
 NETWORK = re.compile(r"\+*(group|model)\b")  # those that choose the network
+# Names of the recipe that is the same for all rows of a table; the second is its older name.
+COMMON = ("mnistrot_common", "mnistrot_fast", "cifar_common")
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 
@@ -36,8 +38,8 @@ PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 class Published:
     """One line of paper.csv; ``error`` keeps the digits that were printed.
 
-    ``flags`` says in a few words how the published figure came about, and ``common`` what overrides
-    make a run of the row one with the recipe that is the same for all rows; none for some.
+    ``flags`` says in a few words how the published figure came about, and ``recipe`` whether the
+    row's own recipe is that of its "source" or the "common" one, which is the same for all rows.
     ``beside``: not a row of the paper's table but one of ours, whose ``error`` may be empty.
     """
 
@@ -48,7 +50,7 @@ class Published:
     parameters: int | None
     test_images: int
     flags: str = ""
-    common: str = ""
+    recipe: str = "source"
     beside: bool = False
 
 
@@ -72,9 +74,9 @@ def read_paper(path: Path, beside: bool = False) -> list[Published]:
             count = int(parameters) if parameters else None
         except ValueError as problem:
             raise TableError(f"{path}:{number}: wrong or repeated: {problem}") from None
-        flags, common = (line.get(name) or "" for name in ("flags", "common"))
+        flags, recipe = line.get("flags") or "", line.get("recipe") or "source"
         numbers = error, count, int(images)
-        rows[row] = Published(row, method, group, *numbers, flags, common, beside)
+        rows[row] = Published(row, method, group, *numbers, flags, recipe, beside)
     return list(rows.values())
 
 
@@ -107,6 +109,14 @@ class Line:
     def ours(self) -> Summary | None:
         errors = [run["test_error"] for run in self.finished]
         return Summary.of(errors) if errors else None
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Its settings but for the network, with one name for the recipe that all rows share."""
+        kept = {name: v for name, v in self.settings.items() if not NETWORK.match(name)}
+        if kept.get("recipe", self.paper.recipe) in ("common", *COMMON):
+            kept["recipe"] = "common"
+        return kept
 
     @property
     def test_images(self) -> int:
@@ -163,8 +173,9 @@ class Line:
 
     @property
     def selected(self) -> set[str]:
-        """What the epoch that counts was chosen by, where it is not the last one."""
-        return {run.cells.get("select", "") for run in self.finished} - {""}
+        """What its errors are, where they are not those of the last epoch on images as they are."""
+        names = ("select", "tta_angles")
+        return {run.cells.get(name, "") for run in self.finished for name in names} - {""}
 
     @property
     def marks(self) -> str:
@@ -194,7 +205,8 @@ class Contrast:
         dirty = "\\*" if any(run["dirty"] for line in both for run in line.finished) else ""
         machines = set().union(*(line.machines for line in both))
         precisions = {run["precision"] for line in both for run in line.finished}
-        return dirty + ("†" if max(len(machines), len(precisions)) > 1 else "")
+        unlike = self.first.selected != self.second.selected
+        return dirty + "†" * (max(len(machines), len(precisions)) > 1) + "‡" * unlike
 
 
 def contrasts(lines: Sequence[Line]) -> list[Contrast]:
@@ -206,9 +218,8 @@ def contrasts(lines: Sequence[Line]) -> list[Contrast]:
     alike: dict[tuple, list[Line]] = {}
     for line in lines:
         if line.scale == "full" and not line.another and line.ours and line.ours.n > 1:
-            others = {name: v for name, v in line.settings.items() if not NETWORK.match(name)}
             if data := line.finished[0]["data.sha256"]:
-                alike.setdefault((data, *sorted(others.items())), []).append(line)
+                alike.setdefault((data, *sorted(line.others.items())), []).append(line)
     pairs = []
     for first, second in itertools.chain(*(itertools.combinations(x, 2) for x in alike.values())):
         ours, theirs = ({r["seed"]: r["test_error"] for r in x.finished} for x in (first, second))
@@ -248,9 +259,17 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
             continue
         if not own or own[0].overrides:
             own.insert(0, Line(row, "", "", (), scale))
-        alike = [line for line in own if line.overrides == row.common and not line.another]
-        published = [line for line in alike if line.provenance in PUBLISHED_DATA]
-        own[0] = replace(own[0], common=(published or alike or [None])[0])
+        alike = [
+            line
+            for line in own
+            if line.others == {"recipe": "common"}
+            and set(line.settings) <= {"recipe"}
+            and line.provenance in PUBLISHED_DATA
+            and not line.another
+        ]
+        # Two names of the recipe make two lines: the one with more seeds is shown.
+        common = max(alike, key=lambda line: len(line.finished), default=None)
+        own[0] = replace(own[0], common=common)
         lines += own
     return lines
 

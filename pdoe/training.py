@@ -107,7 +107,8 @@ def fit(
         evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
             or the first one with the least error on ``data.validation``, on the test set
             ("test_best", which makes the test error too low) or in training ("train_best"). With
-            "validation" the test set is seen once, after the last epoch.
+            "validation" the test set is seen once, after the last epoch. Both choose among the
+            epochs that are evaluated.
         evaluate_tta_angles: test on images turned by these angles, see :func:`confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
@@ -348,6 +349,7 @@ def fit(
                 progress.stopped = reason_to_stop()
             else:
                 progress.test_error, progress.confusion = error_of(confusion), confusion.tolist()
+            progress.seconds = time.perf_counter() - started
     finally:
         stop.listening = False
         bar.close()

@@ -76,6 +76,8 @@ def settled(model: nn.Module, x: torch.Tensor) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the mean over the batches seen: this one
+        elif hasattr(module, "momentum"):  # norms of our own
+            module.momentum = 1.0
     with torch.no_grad():
         model.train()(x)
     return model.eval()
@@ -105,7 +107,9 @@ def layer_report(config: dict, model: nn.Module, initialised: bool) -> Equivaria
     """On one random image. A network on p1 has no turns of its own and is asked about p4."""
     x = torch.randn(1, *SHAPES[config["data"]["name"]][0], dtype=torch.float64)
     asked = model.group if len(model.group) > 1 else PointGroup(4)
-    return equivariance_report(settled(model, x) if initialised else model, asked, x)
+    if initialised:  # on several images: a norm without space has nothing else to average over
+        model = settled(model, torch.cat([x, torch.randn(7, *x.shape[1:], dtype=x.dtype)]))
+    return equivariance_report(model, asked, x)
 
 
 def curves(config: dict, model: nn.Module, initialised: bool) -> dict[str, dict[float, float]]:

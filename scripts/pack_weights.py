@@ -33,7 +33,7 @@ from pdoe.configuration import build_model, configured_data, hashed  # noqa: E40
 from pdoe.data import DataError, DataSet  # noqa: E402
 from pdoe.data.dataset import written  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
-from pdoe.pretrained import INDEX, WEIGHTS, entries, load_pretrained  # noqa: E402
+from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of  # noqa: E402
 from pdoe.records import RecordError, RunFolder, digest  # noqa: E402
 from pdoe.statistics import NORMAL, sampling_variance  # noqa: E402
 from pdoe.tables import SETTING  # noqa: E402
@@ -83,17 +83,17 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
     instead = f", instead of that of run {before}" if before != record["run_id"] else ""
     content = packed_weights(model)
     entry = described(name, content, record, config, data)
+    copy = network_of(entry)
+    copy.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    images = copy.eval().preprocess(data.test_images[:100], as_stored=True)
+    with torch.no_grad():
+        if not torch.equal(copy(images), model.to(images)(images)):
+            raise ValueError(f"what is packed does not compute what the network of {folder} does")
     write_whole(to / f"{name}.pt", content)
     write_whole(to / f"{name}.md", card(name, entry, record))
     index = dict(sorted((there | {name: entry}).items()))
     write_whole(to / INDEX, json.dumps(index, indent=2) + "\n")
 
-    net = load_pretrained(to / f"{name}.pt")
-    images = data.test_images[:100]
-    with torch.no_grad():
-        x = net.preprocess(images, as_stored=True)
-        if not torch.equal(net(x), model.to(x)(x)):
-            raise ValueError(f"{to / name}.pt does not compute what the run's network does")
     return f"{to / name}.pt: {len(content):,} bytes, run {record['run_id']}{instead}"
 
 

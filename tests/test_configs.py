@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import train
 from pdoe import PointGroup
+from pdoe.configuration import completed
 from pdoe.data import DataSet
 from pdoe.records import digest
 from pdoe.training import fit
@@ -154,6 +155,14 @@ def test_every_row_has_the_common_recipe(name):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "group").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_group_file_is_named_like_its_group(path):
     assert PointGroup.named(OmegaConf.load(path).name).name == path.stem
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_run_of_before_a_key_came_is_a_run_of_its_network(name):
+    """What fills in a configuration adds no argument that a model does not take."""
+    chosen = config(f"experiment={name}")
+    assert completed(chosen)["model"] == chosen["model"]
+    assert train.hashed(completed(chosen)) == train.hashed(chosen)
 
 
 def refused(model, group):

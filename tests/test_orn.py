@@ -258,8 +258,10 @@ def test_copies_pickles_states_exports_and_compilations_compute_the_same(copies)
 
 
 def test_double_loses_no_digits_of_the_turns():
-    one, other = Turned([0.3], 30).double(), Turned([0.3], 30)
-    assert torch.equal(one.grid, other.float().double().grid)
+    turned = Turned([0.3], 30)
+    exact = torch.as_tensor(turned._sources())
+    assert torch.equal(turned.double().grid, exact)
+    assert not torch.equal(exact.float().double(), exact)
 
 
 @pytest.mark.parametrize(

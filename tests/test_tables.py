@@ -369,15 +369,22 @@ def test_an_epoch_selected_on_the_test_set_is_said_to_be(place):
 
 
 def test_runs_with_the_recipe_of_all_rows_stand_beside_the_row_s_own(place):
-    fast, common = "recipe=mnistrot_fast", "recipe=mnistrot_common"
-    z2, seeds = {"experiment": "mnistrot_z2"}, [(1.9, 0), (2.0, 1)]
-    runs = [record(2.1, 0), *(record(e, s, overrides=fast, run_id=f"f{s}") for e, s in seeds)]
-    place.put(*runs, record(4.5, 0, overrides=common, run_id="z", **z2)).compare()
+    """And are held against each other, by either name of the recipe."""
+
+    def put(*pairs, **fields):
+        return [record(e, s, run_id=f"{fields['experiment']}{s}", **fields) for e, s in pairs]
+
+    fast, common = {"overrides": "recipe=mnistrot_fast"}, {"overrides": "recipe=mnistrot_common"}
+    ours = put((1.9, 0), (2.0, 1), experiment="mnistrot_pdo_p8", **fast)
+    z2 = put((4.5, 0), (4.6, 1), experiment="mnistrot_z2", **common)
+    place.put(record(2.1, 0), *ours, *z2).compare()
     cells = [cell.strip() for cell in place.line().strip("|").split("|")]
-    assert cells[6] == "2.100 (n = 1)"
-    assert cells[7] == "1.950 ± 0.071 (n = 2; 1.900 to 2.000)"
+    assert cells[6:8] == ["2.100 (n = 1)", "1.950 ± 0.071 (n = 2; 1.900 to 2.000)"]
     cells = [cell.strip() for cell in place.line("| `mnistrot_z2`").strip("|").split("|")]
-    assert (cells[6], cells[7]) == ("–", "4.500 (n = 1)")
+    assert cells[6:8] == ["–", "4.550 ± 0.071 (n = 2; 4.500 to 4.600)"]
+    differences = place.table.partition("## Differences between rows")[2]
+    names = "| `mnistrot_z2` `recipe=mnistrot_common` − `mnistrot_pdo_p8` `recipe=mnistrot_fast` "
+    assert f"{names}| +2.600 ± 0.000 (n = 2)" in differences
 
 
 def test_a_test_on_fewer_images_has_a_larger_sampling_error():

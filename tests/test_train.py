@@ -513,6 +513,7 @@ def test_the_row_of_every_system_is_carried_out_to_its_diagnostics(launch, tmp_p
     found = json.loads((path.parent / "diagnostics.json").read_text())
     assert found["turned_images"] == 1 and found["layers"]
     assert record["equivariance_error"].keys() == {"trunk", "logits"}
+    assert launch("mode=evaluate", f"checkpoint='{path.parent}'") == 0
 
 
 def test_a_run_says_which_epoch_it_selected_and_how_its_test_images_were_turned(launch, tmp_path):

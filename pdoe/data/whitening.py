@@ -27,11 +27,13 @@ def whitened(data: DataSet) -> DataSet:
     for part in train.split(CHUNK):
         x = _normalised(part)
         total += x.double().sum(0)
-        products += (x.T @ x).double()
+        products += x.double().T @ x.double()
     mean = total / len(train)
     covariance = products / len(train) - mean.outer(mean)
     values, vectors = torch.linalg.eigh(covariance)
-    scaled = vectors / (values.clamp_min(0).sqrt() + EPSILON)
+    # What contrast normalisation took out of every image, its mean, is rounding now: not scaled up.
+    there = values > 1e-9 * values[-1]
+    scaled = torch.where(there, 1 / (values.clamp_min(0).sqrt() + EPSILON), 0) * vectors
     turn = (scaled @ vectors.T).float()
 
     def white(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu import Dropout, conv2d
-from ..layers import _full_precision
+from ..layers import full_precision
 
 SMALL = 1e-2  # where |z| is less, its direction is taken for z / SMALL; as the authors' code
 
@@ -104,7 +104,7 @@ class HarmonicConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """The real planar kernel, [C'(M + 1)2, C(M + 1)2, k, k]."""
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             weight = self.weight[:, :, :, None]
             if self.phase is not None:
                 phase = self.phase.view(*weight.shape[:3], 1)
@@ -115,7 +115,9 @@ class HarmonicConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         image = self.in_order is None
         axes = () if image else (self.in_order + 1, 2)
-        if x.ndim != 4 + len(axes) or x.shape[1:-2] != (self.in_channels, *axes):
+        wanted = (self.in_channels, *axes)
+        # A proxy of torch.fx has no shape to look at.
+        if isinstance(x, Tensor) and (x.ndim != 3 + len(wanted) or x.shape[1:-2] != wanted):
             form = ", ".join(map(str, (self.in_channels, *axes)))
             raise ValueError(
                 f"HarmonicConv expects {'an image' if image else 'a complex map'} "

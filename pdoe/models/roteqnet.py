@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..cpu import Dropout
 from ..groups import PointGroup
-from ..layers import GroupPool, LiftingConv, _BankConv, _full_precision
+from ..layers import GroupPool, LiftingConv, _BankConv, full_precision
 
 
 class RotEqNet(nn.Module):
@@ -138,13 +138,14 @@ class VectorConv(_BankConv):
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, 2C, k, k]."""
-        with _full_precision(self.weight):
+        with full_precision(self.weight):
             turned = torch.einsum("oibk,gab->ogiak", self.weight, self.turns)
             kernel = torch.einsum("ogiak,gkyx->ogiayx", turned, self.bank)
         return kernel.flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[2] != 2:
+        form = self.in_channels, 2
+        if isinstance(x, Tensor) and (x.ndim != 5 or x.shape[1:3] != form):  # torch.fx has a proxy
             raise ValueError(
                 f"VectorConv expects a vector map [B, {self.in_channels}, 2, H, W], "
                 f"not a tensor {list(x.shape)}"
@@ -180,7 +181,7 @@ class OrientationPool(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 5 or x.shape[2] != len(self.group):
+        if isinstance(x, Tensor) and (x.ndim != 5 or x.shape[2] != len(self.group)):
             raise ValueError(
                 f"OrientationPool expects a lifted map [B, C, {len(self.group)}, H, W], "
                 f"not a tensor {list(x.shape)}"
