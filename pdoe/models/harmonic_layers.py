@@ -115,9 +115,7 @@ class HarmonicConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         image = self.in_order is None
         axes = () if image else (self.in_order + 1, 2)
-        wanted = (self.in_channels, *axes)
-        # A proxy of torch.fx has no shape to look at.
-        if isinstance(x, Tensor) and (x.ndim != 3 + len(wanted) or x.shape[1:-2] != wanted):
+        if x.ndim != 4 + len(axes) or x.shape[1:-2] != (self.in_channels, *axes):
             form = ", ".join(map(str, (self.in_channels, *axes)))
             raise ValueError(
                 f"HarmonicConv expects {'an image' if image else 'a complex map'} "

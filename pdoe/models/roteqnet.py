@@ -144,8 +144,7 @@ class VectorConv(_BankConv):
         return kernel.flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        form = self.in_channels, 2
-        if isinstance(x, Tensor) and (x.ndim != 5 or x.shape[1:3] != form):  # torch.fx has a proxy
+        if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[2] != 2:
             raise ValueError(
                 f"VectorConv expects a vector map [B, {self.in_channels}, 2, H, W], "
                 f"not a tensor {list(x.shape)}"
@@ -181,7 +180,7 @@ class OrientationPool(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Tensor) and (x.ndim != 5 or x.shape[2] != len(self.group)):
+        if x.ndim != 5 or x.shape[2] != len(self.group):
             raise ValueError(
                 f"OrientationPool expects a lifted map [B, C, {len(self.group)}, H, W], "
                 f"not a tensor {list(x.shape)}"
