@@ -229,7 +229,8 @@ def fit(
                 generator.set_state(position.generator)
             sums = torch.tensor(position.sums, dtype=torch.float64, device=device)
             unseen: list[Tensor] = []  # losses that the host has not looked at
-            since = time.perf_counter() - progress.epoch_seconds
+            here = time.perf_counter()
+            since = here - progress.epoch_seconds
             trained.train()
             for step in range(first, steps):
                 step_began = time.perf_counter()
@@ -300,6 +301,10 @@ def fit(
                 progress.evaluation_seconds = time.perf_counter() - evaluation_began
             total_loss, wrong = ranks.total(sums).tolist()
             training_seconds = progress.epoch_seconds
+            # What an epoch takes now: its steps of an earlier call may have met another machine.
+            pace = training_seconds
+            if first < steps:
+                pace = (since + training_seconds - here) * steps / (steps - first)
             progress.epoch, progress.step, progress.epoch_seconds = epoch + 1, 0, 0.0
             progress.training_seconds += training_seconds
             train_error = 100 * wrong / (steps * batch_size)
@@ -331,17 +336,17 @@ def fit(
             if ranks.first:
                 _report(bar, row, epochs, interactive)
             left = sum(
-                training_seconds
+                pace
                 + is_evaluated(e, epochs, evaluate_every, evaluate_last)
                 # Until it is measured: the forward pass is a third of a training step.
-                * (progress.evaluation_seconds or training_seconds * test_count / len(images) / 3)
+                * (progress.evaluation_seconds or pace * test_count / len(images) / 3)
                 for e in range(epoch + 2, epochs + 1)
             )
             if left and not announced and ranks.first:
-                _announce(left, row["seconds"])
+                _announce(left, pace + evaluated)
             announced = True
             if progress.epoch < epochs:
-                progress.stopped = reason_to_stop(training_seconds / steps)
+                progress.stopped = reason_to_stop(pace / steps)
         if selected is not None and not progress.stopped:
             tested.load_state_dict(selected)
             confusion = tested_on(data, test_images)

@@ -179,6 +179,21 @@ def test_a_time_budget_counts_from_the_start_of_the_process(data, tmp_path, monk
     assert progress.epoch == 4 and progress.seconds > 1e6
 
 
+def test_what_is_left_is_told_by_the_steps_of_this_process(data, tmp_path, monkeypatch, capsys):
+    load = training.load
+
+    def slow(*arguments):
+        progress, position = load(*arguments)
+        progress.epoch_seconds = 1e6  # of the step that an earlier process did
+        return progress, position
+
+    trained(data, checkpoint=tmp_path, max_seconds=0)
+    monkeypatch.setattr(training, "load", slow)
+    _, rows, _ = trained(data, checkpoint=tmp_path)
+    assert rows[0]["seconds"] > 1e6
+    assert "0.0 s for the first epoch, about 0 min left" in capsys.readouterr().out
+
+
 def test_a_finished_state_trains_no_further(data, tmp_path):
     weights, _, _ = trained(data, checkpoint=tmp_path)
     again, rows, progress = trained(data, checkpoint=tmp_path)
