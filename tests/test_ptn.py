@@ -340,8 +340,10 @@ def test_it_compiles_to_one_graph():
         ({"strides": [1, 2]}, "widths names the channels .* found 8 and 2"),
         ({"predictor_widths": []}, "predictor_widths .* found 0 and 3"),
         ({"origin_noise": -1.0}, "origin_noise is a number of pixels"),
-        ({"radii": 1}, "radii is at least 2"),
-        ({"angles": 0}, "positive integer"),
+        ({"radii": 1}, "angles and radii: 28, 1 found, expected integers of at least 2"),
+        ({"angles": 0}, "angles and radii: 0, 28 found, expected integers of at least 2"),
+        ({"strides": [0] * 8}, "strides and predictor_strides: 0, 0"),
+        ({"image_size": 1}, "image_size: 1 found"),
     ],
 )
 def test_a_wrong_argument_is_refused(wrong, said):

@@ -85,6 +85,14 @@ class PTN(nn.Module):
                     f"{name} names the channels of each layer, and there is a stride for each: "
                     f"found {len(channels)} and {len(steps)}"
                 )
+        for name, least, numbers in (
+            ("angles and radii", 2, (angles, radii)),
+            ("image_size", 3, (image_size,)),
+            ("strides and predictor_strides", 1, (*strides, *predictor_strides)),
+        ):
+            if not all(isinstance(number, int) and number >= least for number in numbers):
+                found = ", ".join(map(str, numbers))
+                raise ValueError(f"{name}: {found} found, expected integers of at least {least}")
         if not (math.isfinite(origin_noise) and origin_noise >= 0):
             raise ValueError(f"origin_noise is a number of pixels, at least 0, not {origin_noise}")
         self.group = group

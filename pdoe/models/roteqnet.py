@@ -73,6 +73,8 @@ class RotEqNet(nn.Module):
             )
         if len(widths) != 3:
             raise ValueError(f"widths has the channels of three convolutions, not {list(widths)}")
+        if not isinstance(size, int) or size < 3 or size % 2 == 0:
+            raise ValueError(f"size is that of the filters, an odd number from 3 on, not {size!r}")
         if image_size // 4 + 2 < size:
             raise ValueError(
                 f"an image of {image_size}x{image_size} is too small for three layers of "
