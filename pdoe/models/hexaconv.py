@@ -11,6 +11,7 @@ from ..groups import PointGroup
 from ..hexagonal import AxialArray, HexagonalSampling, Region, RegionMean
 from ..layers import GroupConv
 from .resnet import ResNet
+from .sizes import check_size
 
 
 class HexaConv(ResNet):
@@ -105,12 +106,7 @@ class HexaConv(ResNet):
         self.head[1] = RegionMean(self.arrays[2])
 
     def forward(self, x: Tensor) -> Tensor:
-        sized = isinstance(x, Tensor)  # a proxy of torch.fx is not
-        if sized and x.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
-                f"not {list(x.shape)}; give image_size"
-            )
+        check_size(x, self.image_size)
         return super().forward(x)
 
     def act(self, group: PointGroup, g: int, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..cpu import Dropout, MaxPool
 from ..groups import PointGroup, rotation
 from ..layers import GroupConv, GroupPool, LiftingConv
+from .sizes import check_size
 
 
 class ORN(nn.Module):
@@ -129,12 +130,7 @@ class ORN(nn.Module):
         self.turned = Turned(self.angles, max(frame, image_size)) if distinct > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        sized = isinstance(x, Tensor)  # a proxy of torch.fx is not
-        if sized and x.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
-                f"not {list(x.shape)}; give image_size"
-            )
+        check_size(x, self.image_size)
         if self.turned is None:
             return self.head(self.features(self.trunk(x)))
         frame, *layers = self.trunk

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..cpu import Dropout, MaxPool
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
+from .sizes import check_size
 
 
 class PlainCNN(nn.Module):
@@ -146,12 +147,8 @@ class PlainCNN(nn.Module):
                     module.weight *= math.sqrt(init_variance / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        sized = isinstance(x, Tensor) and self.image_size is not None  # a proxy of torch.fx is not
-        if sized and x.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
-                f"not {list(x.shape)}; give image_size"
-            )
+        if self.image_size is not None:
+            check_size(x, self.image_size)
         return self.head(self.trunk(x))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..cpu import Dropout
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
+from .sizes import check_size
 
 PLANE = PointGroup(1)  # on it the bank `pixels` is the ordinary convolution
 
@@ -131,16 +132,11 @@ class PTN(nn.Module):
         return self.predictor
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.image_size
-        if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[-2:] != (size, size)):
-            raise ValueError(
-                f"this network is made for images [B, C, {size}, {size}], not {list(x.shape)}; "
-                "give image_size"
-            )
+        check_size(x, self.image_size)
         origin = self.origin(self.predictor(x))
         if self.training and self.origin_noise:
             noise = 2 * torch.rand_like(origin) - 1  # the global random state, as dropout's
-            origin = origin + noise * (2 * self.origin_noise / size)
+            origin = origin + noise * (2 * self.origin_noise / self.image_size)
         logits = self.classifier(self.polar(x, origin))
         return logits if self.cartesian is None else logits + self.cartesian(x)
 

@@ -116,15 +116,7 @@ class SteerableCNN(nn.Module):
             channels = units
         self.head.extend([Dropout(dropout), nn.Linear(channels, classes)])
 
-        self.image_size = image_size
-
     def forward(self, x: Tensor) -> Tensor:
-        sized = isinstance(x, Tensor)  # a proxy of torch.fx is not
-        if sized and x.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this network is made for images [B, C, {self.image_size}, {self.image_size}], "
-                f"not {list(x.shape)}; give image_size"
-            )
         return self.head(self.trunk(x))
 
 
