@@ -218,7 +218,8 @@ def readme_table(lines: Sequence[Line]) -> str:
     """The compact table for the README: published rows and our runs of them as they stand."""
     rows = []
     for line in lines:
-        if not line.overrides and not line.another:
+        shown = not line.paper.beside or line.ours or line.common
+        if shown and not line.overrides and not line.another:
             _, method, group, count, error, _, ours, common, *_, verdict, _ = result_cells(line)
             data = line.provenance or (line.common.provenance if line.common else NONE)
             made = [made_by(line)] if line.ours else []
