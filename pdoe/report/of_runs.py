@@ -96,7 +96,7 @@ def parameters(report: Report) -> None:
     for one in report.tables:
         panels, ours = [], [line for line in one.lines if of_runs(line)]
         for name in dict.fromkeys(row.paper.row.split("_")[0] for row in one.rows):
-            published = [row for row in one.rows if row.paper.error]
+            published = [row for row in one.rows if row.paper.error]  # others are ours alone
             theirs = [of_paper(r) for r in published if r.paper.row.startswith(f"{name}_")]
             own = [of_runs(line) for line in ours if line.paper.row.startswith(f"{name}_")]
             if any(point.parameters for point in [*theirs, *own]):

@@ -35,7 +35,8 @@ NOTE = (
 
 def head(report: Report, title: str) -> Html:
     every = [run for one in report.tables for run in one.runs]
-    rows = [line for one in report.tables for line in one.rows]
+    published = (line for one in report.tables for line in one.rows)
+    rows = [line for line in published if not line.paper.beside]
     verdicts = Counter(line.verdict.partition(" (")[0] for line in rows)
     hours = sum(run["seconds"] or 0 for run in every) / 3600
     figures = [
