@@ -65,7 +65,7 @@ def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     config = completed(config)
     chosen, select = config["data"], config["recipe"]["evaluate"]["select"]
     held_out, statistics = chosen["validation"], chosen["statistics"]
-    if (select == "validation") and not held_out:
+    if select == "validation" and not held_out:
         raise ValueError(
             "recipe.evaluate.select=validation needs images to select on: give data.validation, "
             "such as data.validation=2000"

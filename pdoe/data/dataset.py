@@ -46,12 +46,12 @@ class DataSet:
         moved = {part: getattr(self, part).to(device) for part in PARTS}
         return replace(self, **moved, validation=self.validation and self.validation.to(device))
 
-    def as_it_is(self) -> DataSet:
-        """The same images without normalisation: a network gets value / 256."""
+    def as_it_is(self, std: float = 1.0) -> DataSet:
+        """The same images without normalisation: a network gets value / 256, or that over `std`."""
         channels = self.train_images.shape[1]
-        mean, std = (0.0, 1.0) if channels == 1 else ((0.0,) * channels, (1.0,) * channels)
-        validation = self.validation and self.validation.as_it_is()
-        return replace(self, mean=mean, std=std, validation=validation)
+        numbers = (0.0, std) if channels == 1 else ((0.0,) * channels, (std,) * channels)
+        validation = self.validation and self.validation.as_it_is(std)
+        return replace(self, mean=numbers[0], std=numbers[1], validation=validation)
 
     def held_out(self, count: int, keep_test: bool = False) -> DataSet:
         """The last `count` training images as test images, and the rest as the training images.

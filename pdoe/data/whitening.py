@@ -40,16 +40,12 @@ def whitened(data: DataSet) -> DataSet:
         parts = [(_normalised(part) - mean.float()) @ turn for part in images.split(CHUNK)]
         return torch.cat(parts).view(images.shape)
 
-    channels = train.shape[1]
-    own = {
-        "train_images": white(train),
-        "mean": 0.0 if channels == 1 else (0.0,) * channels,
-        "std": 1 / 256 if channels == 1 else (1 / 256,) * channels,
-    }
+    data, images = data.as_it_is(std=1 / 256), white(train)
     validation = data.validation and replace(
-        data.validation, **own, test_images=white(data.validation.test_images)
+        data.validation, train_images=images, test_images=white(data.validation.test_images)
     )
-    return replace(data, **own, test_images=white(data.test_images), validation=validation)
+    test_images = white(data.test_images)
+    return replace(data, train_images=images, test_images=test_images, validation=validation)
 
 
 def _normalised(images: Tensor) -> Tensor:
