@@ -231,12 +231,14 @@ def run(cfg: DictConfig) -> str:
             **of_recipe(recipe),
             seed=cfg.seed,
             precision=config["precision"],
+            cuda_graph=settings.cuda_graph,
             checkpoint=folder.checkpoint,
             conditions={
                 "machine": device_name(device),
                 "torch": str(torch.__version__),  # a plain text, or the state would not load
                 "compile": settings.compile,
                 "channels_last": settings.channels_last,
+                **({"cuda_graph": True} if settings.cuda_graph else {}),  # a GPU's alone
                 "configuration": record["config_hash"],
                 "seed": cfg.seed,
                 "data": data.sha256[:12],

@@ -31,7 +31,8 @@ KEPT = 2  # the newest and the one before
 SUMS = "sha256.json"
 # Conditions that a run may leave without being another run, if not bit for bit.
 HARDWARE = {
-    "device", "machine", "torch", "precision", "threads", "ranks", "compile", "channels_last",
+    "device", "machine", "torch", "precision", "threads", "ranks", "compile", "cuda_graph",
+    "channels_last",
 }  # fmt: skip
 NAME = re.compile(r"epoch=\d{4,},step=\d{6,}")
 

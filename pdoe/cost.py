@@ -11,7 +11,7 @@ from torch import nn
 
 from .configuration import build_model
 from .data import IMAGES, SHAPES, to_input
-from .devices import SWITCHES, Settings
+from .devices import SWITCHES, Settings, replayed
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
 from .recipes import is_evaluated, make_optimizer
@@ -56,6 +56,8 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     optimizer = make_optimizer(recipe["optimizer"], model, recipe["weight_decay"])
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (count,), device=device)
+    if settings.cuda_graph:
+        replayed(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
 
     def forward(model: nn.Module) -> torch.Tensor:
         with autocast(device, precision):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .layers import GroupConv, LiftingConv
 
 DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
-SWITCHES = ("compile", "channels_last", "deterministic", "checkpoint_activations")
+SWITCHES = ("compile", "cuda_graph", "channels_last", "deterministic", "checkpoint_activations")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -61,6 +61,8 @@ class Settings:
 
     Attributes:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
+        cuda_graph: record the passes of a training step once and replay them, on a GPU that would
+            wait for the host, see :func:`replayed`.
         channels_last: the layout in which convolutions run; None: on a CPU as measured for their
             width, contiguous on a GPU, where nothing has been measured.
         deterministic: the same numbers again, at the price of slower operations on a GPU.
@@ -69,6 +71,7 @@ class Settings:
     """
 
     compile: bool
+    cuda_graph: bool
     channels_last: bool | None
     deterministic: bool
     checkpoint_activations: bool
@@ -95,11 +98,14 @@ class Settings:
         choices = {
             # On a CPU it gains nothing, measured: experiments/benchmarks.
             "compile": gpu and _can_compile_for_gpus(),
+            "cuda_graph": gpu and blocks < DEEP,
             "channels_last": None,
             "deterministic": True,
             "checkpoint_activations": blocks >= DEEP,
         }
         chosen = {n: choices[n] if asked[n] == "auto" else asked[n] for n in SWITCHES}
+        if chosen["cuda_graph"] and not gpu:
+            raise ValueError(f"cuda_graph: a {device.type} records none; leave it on auto or false")
         if chosen["checkpoint_activations"] and not blocks:
             raise ValueError(
                 f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
@@ -123,6 +129,36 @@ class Settings:
                 part.compile(dynamic=False)  # the batches of a run have one shape
 
 
+def replayed(model: nn.Module, x: Tensor, precision: str) -> bool:
+    """Make the model, in training, replay what it does with a batch like ``x`` as CUDA graphs.
+
+    Its forward and its backward pass become one call of the host each. Nothing is trained: running
+    statistics and random states stay as they are. Other modes run as before.
+
+    Returns:
+        Whether it does: a model that waits for the host in between fits no graph, and is left
+        alone.
+    """
+    model.train()
+    random = torch.cuda.get_rng_state(x.device)
+    statistics = {buffer: buffer.clone() for buffer in model.buffers()}
+    try:
+        # Autocast would keep casts of weights for the whole of its block, beyond the recording.
+        with torch.autocast(
+            "cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+        ):
+            torch.cuda.make_graphed_callables(model, (x,))
+    except RuntimeError as error:
+        print(f"CUDA graph: no ({str(error).splitlines()[0]})", flush=True)
+        return False
+    finally:
+        with torch.no_grad():
+            for buffer, kept in statistics.items():
+                buffer.copy_(kept)
+        torch.cuda.set_rng_state(random, x.device)
+    return True
+
+
 def _can_compile_for_gpus() -> bool:
     from torch.utils._triton import has_triton
 
@@ -134,6 +170,8 @@ def make_repeatable(device: torch.device, deterministic: bool = True) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        # Else every new tensor is filled first, which nothing here needs: it reads what it wrote.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .checkpoints import Position, Progress, load, save
 from .data import DataSet
 from .data.batches import epoch_batches, to_input
+from .devices import replayed
 from .distributed import Ranks
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
 from .recipes import (
@@ -70,6 +71,7 @@ def fit(
     test_images: int | None = None,
     seed: int = 0,
     precision: str = "fp32",
+    cuda_graph: bool = False,
     checkpoint: Path | None = None,
     conditions: Mapping[str, Any] | None = None,
     any_conditions: bool = False,
@@ -112,6 +114,7 @@ def fit(
         evaluate_tta_angles: test on images turned by these angles, see :func:`confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
+        cuda_graph: replay the passes of a step, see :func:`pdoe.devices.replayed`; one rank alone.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.
         conditions: what else must be as it was to go on, name -> value.
@@ -180,6 +183,9 @@ def fit(
         generator.set_state(position.generator)
     progress.stopped = None
     trained = ranks.wrapped(model)
+    if cuda_graph and ranks.count == 1:
+        batch = to_input(images[:batch_size], data.mean, data.std, number_type(precision))
+        replayed(model, batch, precision)
     augmented, steps = augmentation(augment, data), len(images) // batch_size
     dtype = number_type(precision)
     test_count = len(data.test_images[:test_images])

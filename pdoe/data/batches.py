@@ -71,7 +71,7 @@ def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
     turns = torch.randint(4, (len(images),), generator=generator)
     turned = images.clone()
     for quarters in (1, 2, 3):
-        chosen = (turns == quarters).nonzero().squeeze(1).to(images.device)
+        chosen = (turns == quarters).nonzero().squeeze(1).to(images.device, non_blocking=True)
         turned[chosen] = torch.rot90(images[chosen], quarters, (2, 3))
     return turned
 
@@ -174,6 +174,6 @@ def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
 def _sampled(images: Tensor, theta: Tensor, mode: str, outside: str) -> Tensor:
     """Images at the points of an affine map each, `[B, 2, 3]` in the frame of grid_sample."""
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    theta = theta.to(dtype).to(images.device)
+    theta = theta.to(dtype).to(images.device, non_blocking=True)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images.to(dtype), grid, mode, outside, align_corners=False)

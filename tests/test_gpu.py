@@ -1,0 +1,169 @@
+"""What a run does on a GPU alone; skipped where there is none."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
+from pdoe.configuration import build_model
+from pdoe.cost import estimated_seconds
+from pdoe.data import SHAPES, DataSet
+from pdoe.devices import SWITCHES, Settings, make_repeatable, replayed
+from pdoe.models import PlainCNN
+from pdoe.training import Stop, fit
+from train import composed
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ROOT = Path(__file__).resolve().parents[1]
+GPU = torch.device("cuda")
+RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": [[0, 0.01]]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def repeatable():
+    make_repeatable(GPU)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Eighty 28x28 images of two classes: bright left or right."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 2
+    images = torch.randint(0, 100, (80, 1, 28, 28), generator=generator)
+    images[labels == 0, :, :, :14] += 150
+    images[labels == 1, :, :, 14:] += 150
+    images = images.to(torch.uint8)
+    return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2).to(GPU)
+
+
+def network(dropout=0.2):
+    torch.manual_seed(0)
+    return PlainCNN(PointGroup(8), [3] * 6, dropout=dropout, classes=2).to(GPU)
+
+
+def trained(data, dropout=0.2, **settings):
+    model = network(dropout)
+    progress = fit(model, data, **{**RECIPE, **settings})
+    return {name: value.clone() for name, value in model.state_dict().items()}, progress
+
+
+def furthest(a, b):
+    pairs = zip(a.values(), b.values(), strict=True)
+    return max((x.double() - y.double()).abs().max().item() for x, y in pairs)
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_replaying_a_step_trains_what_running_it_does(data, average):
+    plain, _ = trained(data, 0.0, average=average)
+    graph, _ = trained(data, 0.0, average=average, cuda_graph=True)
+    start = network(0.0).state_dict()
+    assert furthest(plain, start) > 0.01
+    assert furthest(plain, graph) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_and_a_resumed_run_give_the_same_bits(data, tmp_path, precision):
+    settings = {"cuda_graph": True, "precision": precision, "augment": "rotation"}
+    whole, _ = trained(data, **settings)
+    again, _ = trained(data, **settings)
+    assert furthest(whole, again) == 0
+    for epochs in (1, 2, 3):
+        torch.cuda.manual_seed(epochs)  # the random state of the process that goes on is another
+        stop = Stop()
+        model = network()
+
+        def halt(row, progress, stop=stop, epochs=epochs):
+            stop.requested = progress.epoch == epochs
+
+        fit(model, data, **RECIPE, **settings, checkpoint=tmp_path / precision, stop=stop, log=halt)
+    assert furthest(whole, model.state_dict()) == 0
+
+
+def test_recording_changes_neither_statistics_nor_the_random_state():
+    model = network()
+    before, random = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
+    x = torch.randn(16, 1, 28, 28, device=GPU)
+    assert replayed(model, x, "fp32")
+    assert furthest(before, model.state_dict()) == 0
+    assert torch.equal(random, torch.cuda.get_rng_state())
+    first, second = model(x).clone(), model(x).clone()
+    assert not torch.equal(first, second)  # dropout draws anew
+    assert torch.equal(model.eval()(x), model(x))
+
+
+def test_a_model_that_waits_for_the_host_is_left_alone(capsys):
+    class Waits(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * x.sum().item()
+
+    model, x = Waits(4, 4).to(GPU), torch.randn(8, 4, device=GPU)
+    assert not replayed(model, x, "fp32")
+    assert "CUDA graph: no (" in capsys.readouterr().out
+    model(x).sum().backward()
+    torch.nn.functional.dropout(x)  # the generator is none of a recording any more
+    assert model.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("group", ["p4", "p8", "p6m"])
+def test_the_layers_commute_with_the_grid_elements(group):
+    group = PointGroup.named(group)
+    net = torch.nn.Sequential(LiftingConv(group, 1, 3), GroupConv(group, 3, 2)).to(GPU)
+    errors = equivariance_error(net, group, torch.randn(2, 1, 16, 16, device=GPU))
+    assert max(errors.values()) < 1e-5
+
+
+ROWS = sorted(
+    path.stem
+    for path in (ROOT / "configs" / "experiment").glob("*.yaml")
+    if "1001" not in path.stem and "wrn" not in path.stem and "cifar100" not in path.stem
+)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_takes_steps_as_auto_has_it(row):
+    config = composed(f"experiment={row}")
+    assert config["precision"] == "bf16"
+    shape, classes = SHAPES[config["data"]["name"]]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(64) % classes
+    data = DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, classes).to(GPU)
+    torch.manual_seed(0)
+    model = build_model(config).to(GPU)
+    asked = {**dict.fromkeys(SWITCHES, "auto"), "compile": False}
+    settings, _ = Settings.resolve(asked, GPU, model)
+    assert settings.cuda_graph
+    settings.apply(model)
+    recipe = config["recipe"]
+    progress = fit(
+        model,
+        data,
+        epochs=1,
+        batch_size=32,
+        learning_rate=[[0, 1e-4]],
+        optimizer=recipe["optimizer"],
+        augment=recipe["augment"],
+        precision="bf16",
+        cuda_graph=True,
+    )
+    assert progress.test_error is not None
+
+
+def test_the_time_of_a_run_is_estimated():
+    assert 0 < estimated_seconds(composed("experiment=mnistrot_z2"), GPU) < 3600
+
+
+def test_a_run_of_the_command_line_finishes(tmp_path):
+    command = ["experiment=mnistrot_pdo_p8", "recipe=smoke", "tracking=disabled"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *command, f"outputs={tmp_path}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cuda graph: yes" in done.stdout
