@@ -11,9 +11,10 @@ from torch import nn
 
 from .configuration import build_model
 from .data import IMAGES, SHAPES, to_input
-from .devices import SWITCHES, Settings, replayed
+from .devices import SWITCHES, Settings
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
+from .gpu import replayed
 from .recipes import is_evaluated, make_optimizer
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .layers import GroupConv, LiftingConv
 
@@ -62,9 +62,8 @@ class Settings:
     Attributes:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
         cuda_graph: record the passes of a training step once and replay them, on a GPU that would
-            wait for the host, see :func:`replayed`.
-        channels_last: the layout in which convolutions run; None: on a CPU as measured for their
-            width, contiguous on a GPU, where nothing has been measured.
+            wait for the host, see :func:`pdoe.gpu.replayed`.
+        channels_last: the layout in which convolutions run; None: as measured for their width.
         deterministic: the same numbers again, at the price of slower operations on a GPU.
         checkpoint_activations: keep the inputs of the blocks alone, and compute what is in between
             again for the backward pass: less memory, a third more time.
@@ -96,8 +95,8 @@ class Settings:
         gpu = device.type == "cuda"
         blocks = len(getattr(model, "blocks", ()))
         choices = {
-            # On a CPU it gains nothing, measured: experiments/benchmarks.
-            "compile": gpu and _can_compile_for_gpus(),
+            # On a CPU it gains nothing, on a GPU a graph gains more: experiments/benchmarks.
+            "compile": False,
             "cuda_graph": gpu and blocks < DEEP,
             "channels_last": None,
             "deterministic": True,
@@ -111,7 +110,7 @@ class Settings:
                 f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
                 "computed again; leave it on auto or false"
             )
-        words = {True: "yes", False: "no", None: "no" if gpu else "by width"}
+        words = {True: "yes", False: "no", None: "by width"}
         said = [f"{n.replace('_', ' ')}: {words[v]}" for n, v in chosen.items()]
         return cls(**chosen), said
 
@@ -127,42 +126,6 @@ class Settings:
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             for part in getattr(model, "blocks", None) or [model]:
                 part.compile(dynamic=False)  # the batches of a run have one shape
-
-
-def replayed(model: nn.Module, x: Tensor, precision: str) -> bool:
-    """Make the model, in training, replay what it does with a batch like ``x`` as CUDA graphs.
-
-    Its forward and its backward pass become one call of the host each. Nothing is trained: running
-    statistics and random states stay as they are. Other modes run as before.
-
-    Returns:
-        Whether it does: a model that waits for the host in between fits no graph, and is left
-        alone.
-    """
-    model.train()
-    random = torch.cuda.get_rng_state(x.device)
-    statistics = {buffer: buffer.clone() for buffer in model.buffers()}
-    try:
-        # Autocast would keep casts of weights for the whole of its block, beyond the recording.
-        with torch.autocast(
-            "cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-        ):
-            torch.cuda.make_graphed_callables(model, (x,))
-    except RuntimeError as error:
-        print(f"CUDA graph: no ({str(error).splitlines()[0]})", flush=True)
-        return False
-    finally:
-        with torch.no_grad():
-            for buffer, kept in statistics.items():
-                buffer.copy_(kept)
-        torch.cuda.set_rng_state(random, x.device)
-    return True
-
-
-def _can_compile_for_gpus() -> bool:
-    from torch.utils._triton import has_triton
-
-    return has_triton()
 
 
 def make_repeatable(device: torch.device, deterministic: bool = True) -> None:

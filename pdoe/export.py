@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .cpu import Dropout, MaxPool
+from .gpu import BatchNorm
 from .layers import GroupConv, GroupPool, LiftingConv
 
-_LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout)
+_LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm)
 _ELEMENTWISE = (
     nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
@@ -165,11 +166,13 @@ def plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
 
 
 def _ordinary(module: nn.Module) -> nn.Module:
-    """What does the same as one of our modules without weights, on images and lifted maps."""
+    """What does the same as one of our modules, on images and lifted maps."""
     if _is(module, Dropout):
         return nn.Dropout(module.p)
     if _is(module, MaxPool):
         return nn.MaxPool3d((1, 2, 2))  # [B, C, H, W] it takes for [C, G, H, W]
+    if _is(module, BatchNorm):
+        module.__class__ = nn.BatchNorm3d  # of a copy of the model
     return module
 
 
@@ -181,7 +184,7 @@ def planar_module(module: nn.Module, lifted: _Lifted) -> nn.Module | None:
         return nn.Dropout(module.p)
     if _is(module, MaxPool):
         return nn.MaxPool2d(2)
-    if type(module) is nn.BatchNorm3d and module.running_mean is not None:
+    if type(module) in (nn.BatchNorm3d, BatchNorm) and module.running_mean is not None:
         return _planar_norm(module, lifted)
     if type(module) in (nn.MaxPool3d, nn.AvgPool3d):
         sizes = [module.kernel_size, module.stride, module.padding]

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from .checkpoints import Position, Progress, load, save
 from .data import DataSet
 from .data.batches import epoch_batches, to_input
-from .devices import replayed
 from .distributed import Ranks
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
+from .gpu import replayed
 from .recipes import (
     add_l1,
     augmentation,
@@ -114,7 +114,7 @@ def fit(
         evaluate_tta_angles: test on images turned by these angles, see :func:`confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
-        cuda_graph: replay the passes of a step, see :func:`pdoe.devices.replayed`; one rank alone.
+        cuda_graph: replay the passes of a step, see :func:`pdoe.gpu.replayed`; one rank alone.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.
         conditions: what else must be as it was to go on, name -> value.

@@ -12,6 +12,7 @@ from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
 from pdoe.cpu import Dropout, MaxPool
+from pdoe.gpu import BatchNorm
 from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,3 +170,22 @@ class Shifted(GroupConv):
 def test_a_forward_pass_that_cannot_be_followed_is_refused(model):
     with pytest.raises(ValueError, match="forward pass of .* cannot be followed"):
         export_plain(model)
+
+
+def test_a_norm_on_what_is_not_planar_becomes_an_ordinary_one():
+    class Turned(nn.Module):
+        """A network that mixes orientations in a way of its own before it normalises."""
+
+        def __init__(self):
+            super().__init__()
+            self.lift, self.norm = LiftingConv(PointGroup(4), 1, 2), BatchNorm(2)
+
+        def forward(self, x):
+            return self.norm(self.lift(x).flip(2))
+
+    model = Turned()
+    model(torch.randn(8, 1, 6, 6))
+    plain = export_plain(model)
+    assert type(plain.norm) is nn.BatchNorm3d and type(model.norm) is BatchNorm
+    x = torch.randn(2, 1, 6, 6)
+    assert (plain(x) - model.eval()(x)).abs().max() < 1e-6

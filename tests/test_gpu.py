@@ -14,7 +14,8 @@ from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
 from pdoe.configuration import build_model
 from pdoe.cost import estimated_seconds
 from pdoe.data import SHAPES, DataSet
-from pdoe.devices import SWITCHES, Settings, make_repeatable, replayed
+from pdoe.devices import SWITCHES, Settings, make_repeatable
+from pdoe.gpu import BatchNorm, replayed
 from pdoe.models import PlainCNN
 from pdoe.training import Stop, fit
 from train import composed
@@ -86,9 +87,8 @@ def test_the_same_seed_and_a_resumed_run_give_the_same_bits(data, tmp_path, prec
 
 
 def test_recording_changes_neither_statistics_nor_the_random_state():
-    model = network()
+    model, x = network(), torch.randn(16, 1, 28, 28, device=GPU)
     before, random = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
-    x = torch.randn(16, 1, 28, 28, device=GPU)
     assert replayed(model, x, "fp32")
     assert furthest(before, model.state_dict()) == 0
     assert torch.equal(random, torch.cuda.get_rng_state())
@@ -108,6 +108,36 @@ def test_a_model_that_waits_for_the_host_is_left_alone(capsys):
     model(x).sum().backward()
     torch.nn.functional.dropout(x)  # the generator is none of a recording any more
     assert model.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 7, 8, 24, 24), (5, 3, 6, 9, 7), (4, 2, 1, 5, 5), (2, 3, 4, 1, 1)]
+)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_the_norm_by_orientations_is_batch_norm(shape, dtype, bound):
+    torch.manual_seed(0)
+    x = (3 + 2 * torch.randn(shape, device=GPU)).to(dtype)
+    gradient = torch.randn(shape, device=GPU).to(dtype)
+    exact = torch.nn.BatchNorm3d(shape[1]).double().to(GPU)
+    with torch.no_grad():
+        exact.weight.uniform_(0.5, 2)
+        exact.bias.uniform_(-1, 1)
+    ours = BatchNorm(shape[1]).to(GPU)
+    ours.load_state_dict(exact.state_dict())
+    found = []
+    for norm, input in ((ours, x), (exact, x.double())):
+        input = input.detach().requires_grad_()
+        y = norm(input)
+        gradients = torch.autograd.grad(
+            y, [input, norm.weight, norm.bias], gradient.to(y), create_graph=True
+        )
+        plain = torch.autograd.grad(norm(input), [input, norm.weight, norm.bias], gradient.to(y))
+        (twice,) = torch.autograd.grad(gradients[0].double().square().sum(), norm.weight)
+        found.append([y, *gradients, *plain, twice, *map(torch.clone, norm.buffers())])
+    assert ours(x).dtype == dtype
+    for a, b in zip(*found, strict=True):
+        assert (a.double() - b.double()).abs().max() <= bound * b.double().abs().max()
+    assert torch.equal(ours.eval()(x), torch.nn.BatchNorm3d.forward(ours, x))
 
 
 @pytest.mark.parametrize("group", ["p4", "p8", "p6m"])
@@ -133,12 +163,13 @@ def test_every_row_takes_steps_as_auto_has_it(row):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
     labels = torch.arange(64) % classes
-    data = DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, classes).to(GPU)
+    mean, std = (0.5, 0.3) if shape[0] == 1 else ((0.5,) * 3, (0.3,) * 3)
+    data = DataSet("toy", "made up", "0", images, labels, images, labels, mean, std, classes)
+    data = data.to(GPU)
     torch.manual_seed(0)
     model = build_model(config).to(GPU)
-    asked = {**dict.fromkeys(SWITCHES, "auto"), "compile": False}
-    settings, _ = Settings.resolve(asked, GPU, model)
-    assert settings.cuda_graph
+    settings, _ = Settings.resolve(dict.fromkeys(SWITCHES, "auto"), GPU, model)
+    assert settings.cuda_graph and not settings.compile
     settings.apply(model)
     recipe = config["recipe"]
     progress = fit(

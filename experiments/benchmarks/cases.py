@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
 from pdoe.cpu import MaxPool
 from pdoe.data import SHAPES
+from pdoe.gpu import BatchNorm
 
 # ---- Cases --------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
         return GroupConv(group, fields, fields)
 
     def norm() -> list[nn.Module]:
-        return [nn.BatchNorm3d(fields), nn.ReLU(inplace=True)]
+        return [BatchNorm(fields), nn.ReLU(inplace=True)]
 
     def build() -> nn.Module:
         if kind == "residual block":

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu import Dropout, MaxPool
+from ..gpu import BatchNorm
 from ..groups import PointGroup, rotation
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .sizes import check_size
@@ -104,7 +105,7 @@ class ORN(nn.Module):
                 size -= 2
             layers.append(conv)
             if norm:
-                layers.append(nn.BatchNorm3d(width, norm_eps, norm_momentum))
+                layers.append(BatchNorm(width, norm_eps, norm_momentum))
             layers.append(nn.ReLU(inplace=True))
             if number < 4:
                 exact = exact and size % 2 == 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cpu import Dropout, MaxPool
+from ..gpu import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .sizes import check_size
@@ -105,7 +106,7 @@ class PlainCNN(nn.Module):
                     )
                 conv.padding -= 1
                 size -= 2
-            layers += [conv, nn.BatchNorm3d(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
+            layers += [conv, BatchNorm(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
             if number in pool_after:
                 layers.append(MaxPool())
                 size //= 2

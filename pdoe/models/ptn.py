@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu import Dropout
+from ..gpu import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
 from .sizes import check_size
@@ -107,7 +108,7 @@ class PTN(nn.Module):
                 yield from [Ring()] if ring else []
                 padding = 0 if ring else 1
                 yield conv(PLANE, had, width, "pixels", stride=stride, padding=padding, bias=True)
-                yield from (nn.BatchNorm3d(width, norm_eps, norm_momentum), nn.ReLU(inplace=True))
+                yield from (BatchNorm(width, norm_eps, norm_momentum), nn.ReLU(inplace=True))
                 yield from [Dropout(dropout)] if dropout and channels is widths else []
                 had = width
 

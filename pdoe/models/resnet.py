@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu import Dropout
+from ..gpu import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .recompute import recomputed
@@ -138,7 +139,7 @@ class ResNet(nn.Module):
         self.trunk = _Trunk(
             LiftingConv(group, in_channels, stem, bank, offset=offset, width=bank_width),
             blocks,
-            nn.BatchNorm3d(channels, norm_eps, norm_momentum),
+            BatchNorm(channels, norm_eps, norm_momentum),
         )
         spatial = head == "spatial"
         linear = nn.Linear(channels * len(group) if spatial else channels, classes)
@@ -228,7 +229,7 @@ class ResidualBlock(nn.Module):
 
         def norm_relu(channels: int) -> list[nn.Module]:
             # Batch norm needs its input for the backward pass, not its output.
-            return [nn.BatchNorm3d(channels, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
+            return [BatchNorm(channels, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
 
         self.activation = nn.Sequential(*norm_relu(in_channels))
         if downsample == "avgpool":
@@ -265,7 +266,7 @@ class MeanPool(nn.Module):
 class _Trunk(nn.Module):
     """Stem, blocks, norm and ReLU: [B, C, H, W] -> [B, C', G, H', W']."""
 
-    def __init__(self, stem: LiftingConv, blocks: Sequence[nn.Module], norm: nn.BatchNorm3d):
+    def __init__(self, stem: LiftingConv, blocks: Sequence[nn.Module], norm: BatchNorm):
         super().__init__()
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..cpu import Dropout, MaxPool
+from ..gpu import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
 
@@ -97,7 +98,7 @@ class SteerableCNN(nn.Module):
             conv = (LiftingConv if number == 1 else GroupConv)(
                 group, channels, width, bank, size, offset, padding=padding, bias=bias
             )
-            self.trunk.extend([conv, nn.BatchNorm3d(width, **norm)])
+            self.trunk.extend([conv, BatchNorm(width, **norm)])
             side += 2 * conv.padding + 1 - conv.kernel_size
             if number in pool_after:
                 self.trunk.append(MaxPool())  # before ELU, which is monotone: a quarter of the work
