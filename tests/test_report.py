@@ -427,6 +427,12 @@ def test_the_sweep_has_the_widest_network_of_each_group_and_no_narrower_one(plac
     assert "Left out: 2 runs of another configuration" in page
 
 
+def test_a_first_look_has_no_point_among_the_errors_against_parameters(place, undrawn):
+    short = "recipe.test_images=10000,recipe=mnistrot_common_short"
+    place.put(record("a0", 0, 2.5), record("b0", 0, 9.9, short), record("c0", 0, 1.9, FAST))
+    assert "published systems and 2 of ours" in place.compose()[0]
+
+
 def test_a_folder_that_is_not_there_is_refused_and_not_made(place, script, capsys):
     assert script.main(["--results", str(place.results / "nowhere")]) == 2
     assert "nowhere is no folder" in capsys.readouterr().err

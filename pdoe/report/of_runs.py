@@ -111,8 +111,9 @@ def parameters(report: Report) -> None:
         ran = f"{seeds_of(line.ours.n for line in ours)}, {data_of(ours)}" if ours else "none yet"
         caption = (
             f"Published systems (squares) and our runs (discs; {ran}; open: with other settings "
-            "than the row's). Bars: 95 %, from the spread over seeds, where there are two or more, "
-            "and the finite test set. Both axes are logarithmic."
+            "than the row's; without the first looks of a few epochs). Bars: 95 %, from the spread "
+            "over seeds, where there are two or more, and the finite test set. Both axes are "
+            "logarithmic."
         )
         place, title = f"{one.name}/parameters", f"Error against parameters, {one.title}"
         parts.append(report.figure(place, title, panels, caption, MEDIUM))
@@ -126,11 +127,12 @@ def of_paper(line: Line) -> charts.Point:
 
 
 def of_runs(line: Line) -> charts.Point | None:
-    """Our point of a line; none for other groups (they have a figure) and data not compared."""
+    """Our point of a line; none of other groups (they have a figure), first looks, other data."""
     counts = {run["parameters"] for run in line.finished} - {None}
     choices = line.settings
     usual = not line.another and line.provenance in tables.PUBLISHED_DATA
-    if not counts or not usual or "group" in choices:
+    first_look = choices.get("recipe", "").endswith("common_short")
+    if not counts or not usual or "group" in choices or first_look:
         return None
     bar = math.hypot(line.ours.half_width or 0, line.sampling)
     name = ", ".join([f"ours: {of_paper(line).name}", *choices.values()])
