@@ -429,7 +429,7 @@ def test_the_sweep_has_the_widest_network_of_each_group_and_no_narrower_one(plac
 
 def test_a_first_look_has_no_point_among_the_errors_against_parameters(place, undrawn):
     short = "recipe.test_images=10000,recipe=mnistrot_common_short"
-    place.put(record("a0", 0, 2.5), record("b0", 0, 9.9, short), record("c0", 0, 1.9, FAST))
+    place.put(record("a0", 0, 2.5, ""), record("b0", 0, 9.9, short), record("c0", 0, 1.9, FAST))
     assert "published systems and 2 of ours" in place.compose()[0]
 
 
