@@ -142,7 +142,7 @@ def run(cfg: DictConfig) -> str:
     problem: Exception | None = None
     chosen: list[str] = []
     try:
-        model, settings, chosen = built(cfg, config, data, device)
+        model, settings, chosen = built(cfg, config, data, device, ranks)
     except Exception as error:
         if cfg.restart:  # before anything is thrown away
             raise ValueError(str(error)) from error
@@ -238,7 +238,6 @@ def run(cfg: DictConfig) -> str:
                 "torch": str(torch.__version__),  # a plain text, or the state would not load
                 "compile": settings.compile,
                 "channels_last": settings.channels_last,
-                **({"cuda_graph": True} if settings.cuda_graph else {}),  # a GPU's alone
                 "configuration": record["config_hash"],
                 "seed": cfg.seed,
                 "data": data.sha256[:12],
@@ -289,14 +288,14 @@ def run(cfg: DictConfig) -> str:
 
 
 def built(
-    cfg: DictConfig, config: dict[str, Any], data: DataSet, device: torch.device
+    cfg: DictConfig, config: dict[str, Any], data: DataSet, device: torch.device, ranks: Ranks
 ) -> tuple[torch.nn.Module, Settings, list[str]]:
     """The network as it is to be run, and lines that say how."""
     torch.manual_seed(cfg.seed)
     model = build_model(config, data).to(device)
     if config["precision"] == "fp64":
         model.double()
-    settings, chosen = Settings.resolve(cfg, device, model)
+    settings, chosen = Settings.resolve(cfg, device, model, ranks.count)
     if config["recipe"]["sync_bn"]:
         model = synchronised(model, device)
     settings.apply(model)

@@ -1,7 +1,7 @@
 """What torch does, in less time on a CPU: the convolution of narrow maps, pooling, dropout.
 
 Elsewhere, and where a program is captured (``torch.compile``, ``torch.export``, ``torch.jit``),
-all of this is torch's own; the layout of a convolution on a GPU is chosen here, too. Measured:
+all of this is torch's own, but for the layout of a convolution on a GPU. Measured:
 ``experiments/benchmarks``.
 """
 

@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def resolve(
-        cls, asked: Mapping[str, Any], device: torch.device, model: nn.Module
+        cls, asked: Mapping[str, Any], device: torch.device, model: nn.Module, ranks: int = 1
     ) -> tuple[Settings, list[str]]:
         """The settings that ``auto`` stands for here, and a line that says what it chose.
 
@@ -97,14 +97,18 @@ class Settings:
         choices = {
             # On a CPU it gains nothing, on a GPU a graph gains more: experiments/benchmarks.
             "compile": False,
-            "cuda_graph": gpu and blocks < DEEP,
             "channels_last": None,
             "deterministic": True,
             "checkpoint_activations": blocks >= DEEP,
         }
-        chosen = {n: choices[n] if asked[n] == "auto" else asked[n] for n in SWITCHES}
-        if chosen["cuda_graph"] and not gpu:
-            raise ValueError(f"cuda_graph: a {device.type} records none; leave it on auto or false")
+        chosen = {n: v if asked[n] == "auto" else asked[n] for n, v in choices.items()}
+        # Neither what is computed again nor what is compiled has been recorded, nor several ranks.
+        others = chosen["compile"] or chosen["checkpoint_activations"]
+        auto = gpu and ranks == 1 and not others
+        chosen["cuda_graph"] = auto if asked["cuda_graph"] == "auto" else asked["cuda_graph"]
+        if chosen["cuda_graph"] and not (gpu and ranks == 1):
+            where = "several processes" if gpu else f"a {device.type}"
+            raise ValueError(f"cuda_graph: none for {where}; leave it on auto or false")
         if chosen["checkpoint_activations"] and not blocks:
             raise ValueError(
                 f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "

@@ -12,7 +12,8 @@ class BatchNorm(nn.BatchNorm3d):
     In training on a GPU torch gives a channel to one block of threads, so that the few fields of an
     equivariant layer leave most of the card idle. Here every orientation of a field has a block,
     and the statistics are put together as ``nn.SyncBatchNorm`` does with those of several cards:
-    the same numbers up to rounding. Elsewhere it is ``nn.BatchNorm3d``.
+    the same numbers up to rounding, without forward-mode derivatives. Elsewhere it is
+    ``nn.BatchNorm3d``.
 
     Measured on an NVIDIA H200: ``experiments/benchmarks``.
 
@@ -33,11 +34,12 @@ class BatchNorm(nn.BatchNorm3d):
             x.is_cuda
             and self.training
             and self.affine
+            and self.bias is not None
             and self.track_running_stats
             and self.momentum is not None
             and x.ndim == 5
             and x.shape[1] == self.num_features
-            and x.numel() > x.shape[1]  # else torch has something to say
+            and x.shape[2] > 1  # else there is nothing to part
             and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and self.weight.dtype == torch.float32
             and not torch.compiler.is_compiling()
@@ -103,24 +105,25 @@ def replayed(model: nn.Module, x: Tensor, precision: str) -> bool:
     """Make the model, in training, replay what it does with a batch like ``x`` as CUDA graphs.
 
     Its forward and its backward pass become one call of the host each. Nothing is trained: running
-    statistics and random states stay as they are. Other modes run as before.
+    statistics and random states stay as they are. Other modes run as before. A copy of the model
+    would replay the model itself: :func:`released` undoes it.
 
     Returns:
         Whether it does: a model that waits for the host in between fits no graph, and is left
         alone.
     """
+    released(model)
     model.train()
     generator = torch.cuda.default_generators[x.device.index or 0]
     random, whole = generator.get_state(), generator.clone_state()
     statistics = {buffer: buffer.clone() for buffer in model.buffers()}
     try:
         # Autocast would keep casts of weights for the whole of its block, beyond the recording.
-        with torch.autocast(
-            "cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-        ):
+        half = torch.autocast("cuda", torch.bfloat16, precision == "bf16", cache_enabled=False)
+        with torch.cuda.device(x.device), half:
             torch.cuda.make_graphed_callables(model, (x,))
-    except RuntimeError as error:
-        print(f"CUDA graph: no ({str(error).splitlines()[0]})", flush=True)
+    except (RuntimeError, AssertionError) as error:  # the latter for a model with hooks
+        print(f"CUDA graph: no ({(str(error).splitlines() or ['unknown'])[0]})", flush=True)
         generator.graphsafe_set_state(whole)  # the other one takes itself to be recorded still
         return False
     else:
@@ -130,3 +133,8 @@ def replayed(model: nn.Module, x: Tensor, precision: str) -> bool:
         with torch.no_grad():
             for buffer, kept in statistics.items():
                 buffer.copy_(kept)
+
+
+def released(model: nn.Module) -> None:
+    """Let a model that replays run operation by operation again, and let go of the graphs."""
+    model.__dict__.pop("forward", None)

@@ -19,7 +19,7 @@ from .data import DataSet
 from .data.batches import epoch_batches, to_input
 from .distributed import Ranks
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
-from .gpu import replayed
+from .gpu import released, replayed
 from .recipes import (
     add_l1,
     augmentation,
@@ -114,7 +114,8 @@ def fit(
         evaluate_tta_angles: test on images turned by these angles, see :func:`confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
-        cuda_graph: replay the passes of a step, see :func:`pdoe.gpu.replayed`; one rank alone.
+        cuda_graph: replay the passes of a step, see :func:`pdoe.gpu.replayed`; one rank alone. It
+            costs a step or two of time and the memory of one.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.
         conditions: what else must be as it was to go on, name -> value.
@@ -168,12 +169,17 @@ def fit(
     generator = torch.Generator().manual_seed(seed)  # order of the data, augmentation
     progress, position = Progress(), Position(generator.get_state(), generator.get_state())
     selected: dict[str, Tensor] | None = None  # weights of the best epoch so far
+    recorded = False
+    if cuda_graph and ranks.count == 1:
+        batch = to_input(images[:batch_size], data.mean, data.std, number_type(precision))
+        recorded = replayed(model, batch, precision)
     must_be = {
         "device": device.type,
         "precision": precision,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "average": average,
         "ranks": ranks.count,
+        "cuda_graph": recorded or None,
         **(conditions or {}),
     }
     if checkpoint is not None:
@@ -183,9 +189,6 @@ def fit(
         generator.set_state(position.generator)
     progress.stopped = None
     trained = ranks.wrapped(model)
-    if cuda_graph and ranks.count == 1:
-        batch = to_input(images[:batch_size], data.mean, data.std, number_type(precision))
-        replayed(model, batch, precision)
     augmented, steps = augmentation(augment, data), len(images) // batch_size
     dtype = number_type(precision)
     test_count = len(data.test_images[:test_images])
@@ -363,6 +366,7 @@ def fit(
             progress.seconds = time.perf_counter() - started
     finally:
         stop.listening = False
+        released(model)
         bar.close()
     if tested is not model and progress.epoch == epochs:
         model.load_state_dict(tested.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pdoe.configuration import build_model
 from pdoe.cost import estimated_seconds
 from pdoe.data import SHAPES, DataSet
 from pdoe.devices import SWITCHES, Settings, make_repeatable
+from pdoe.diagnostics import diagnose
 from pdoe.gpu import BatchNorm, replayed
 from pdoe.models import PlainCNN
 from pdoe.training import Stop, fit
@@ -29,6 +31,8 @@ RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": [[0, 0.01]]}
 @pytest.fixture(scope="module", autouse=True)
 def repeatable():
     make_repeatable(GPU)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +64,10 @@ def furthest(a, b):
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
-def test_replaying_a_step_trains_what_running_it_does(data, average):
+def test_replaying_a_step_trains_what_running_it_does(data, average, capsys):
     plain, _ = trained(data, 0.0, average=average)
     graph, _ = trained(data, 0.0, average=average, cuda_graph=True)
+    assert "CUDA graph: no" not in capsys.readouterr().out
     start = network(0.0).state_dict()
     assert furthest(plain, start) > 0.01
     assert furthest(plain, graph) < 1e-5
@@ -75,9 +80,9 @@ def test_the_same_seed_and_a_resumed_run_give_the_same_bits(data, tmp_path, prec
     again, _ = trained(data, **settings)
     assert furthest(whole, again) == 0
     for epochs in (1, 2, 3):
-        torch.cuda.manual_seed(epochs)  # the random state of the process that goes on is another
-        stop = Stop()
-        model = network()
+        stop, model = Stop(), network()
+        if epochs > 1:
+            torch.cuda.manual_seed(epochs)  # that of the process that goes on is another
 
         def halt(row, progress, stop=stop, epochs=epochs):
             stop.requested = progress.epoch == epochs
@@ -95,6 +100,14 @@ def test_recording_changes_neither_statistics_nor_the_random_state():
     first, second = model(x).clone(), model(x).clone()
     assert not torch.equal(first, second)  # dropout draws anew
     assert torch.equal(model.eval()(x), model(x))
+
+
+def test_a_trained_model_replays_no_more(data):
+    model = network()
+    fit(model, data, **RECIPE, cuda_graph=True)
+    assert "forward" not in model.__dict__
+    assert len(diagnose(model, data, "fp32", 80, None)["layers"]) > 6  # of a copy with hooks
+    pickle.loads(pickle.dumps(model))
 
 
 def test_a_model_that_waits_for_the_host_is_left_alone(capsys):
@@ -124,6 +137,7 @@ def test_the_norm_by_orientations_is_batch_norm(shape, dtype, bound):
         exact.bias.uniform_(-1, 1)
     ours = BatchNorm(shape[1]).to(GPU)
     ours.load_state_dict(exact.state_dict())
+    assert ours._by_orientation(x) == (shape[2] > 1)
     found = []
     for norm, input in ((ours, x), (exact, x.double())):
         input = input.detach().requires_grad_()
@@ -156,9 +170,8 @@ ROWS = sorted(
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_takes_steps_as_auto_has_it(row):
-    config = composed(f"experiment={row}")
-    assert config["precision"] == "bf16"
+def test_every_row_takes_steps_as_auto_has_it(row, capsys):
+    config = composed(f"experiment={row}", "precision=bf16")
     shape, classes = SHAPES[config["data"]["name"]]
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
@@ -184,6 +197,7 @@ def test_every_row_takes_steps_as_auto_has_it(row):
         cuda_graph=True,
     )
     assert progress.test_error is not None
+    assert "CUDA graph: no" not in capsys.readouterr().out
 
 
 def test_the_time_of_a_run_is_estimated():
@@ -197,4 +211,4 @@ def test_a_run_of_the_command_line_finishes(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "cuda graph: yes" in done.stdout
+    assert "cuda graph: yes" in done.stdout and "CUDA graph: no" not in done.stdout

@@ -292,7 +292,7 @@ def test_a_run_that_cannot_go_on_here_keeps_its_record(launch, tmp_path, capsys)
     "wrong, said",
     [
         ("compile=maybe", "compile is auto, true or false, not 'maybe'"),
-        ("cuda_graph=true", "cuda_graph: a cpu records none; leave it on auto or false"),
+        ("cuda_graph=true", "cuda_graph: none for a cpu; leave it on auto or false"),
         ("checkpoint_activations=true", "PlainCNN has no blocks"),
         ("tracking.mode=loud", "tracking.mode is auto or online or offline or disabled"),
         ("recipe.sync_bn=maybe", "recipe.sync_bn is true or false"),

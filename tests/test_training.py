@@ -16,6 +16,7 @@ from pdoe.cpu import Dropout
 from pdoe.data import DataSet
 from pdoe.devices import resolve_device, resolve_precision
 from pdoe.evaluation import confusion_matrix, evaluate
+from pdoe.gpu import released
 from pdoe.models import PlainCNN
 from pdoe.recipes import is_evaluated, learning_rate_at, moving_average, parameter_groups
 from pdoe.training import Diverged, Stop, fit
@@ -64,6 +65,14 @@ def trained(data, seed=0, **settings):
         model, data, **{**SETTINGS, **settings}, seed=seed, log=lambda row, _: rows.append(row)
     )
     return model.state_dict(), rows, progress
+
+
+def test_a_model_that_was_replayed_is_its_own_again():
+    model = network()
+    model.forward = lambda x: "what was recorded"
+    released(model)
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
+    released(model)
 
 
 def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data):
