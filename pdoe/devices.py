@@ -115,7 +115,7 @@ class Settings:
                 "computed again; leave it on auto or false"
             )
         words = {True: "yes", False: "no", None: "by width"}
-        said = [f"{n.replace('_', ' ')}: {words[v]}" for n, v in chosen.items()]
+        said = [f"{worded(name)}: {words[value]}" for name, value in chosen.items()]
         return cls(**chosen), said
 
     def apply(self, model: nn.Module) -> None:
@@ -130,6 +130,11 @@ class Settings:
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             for part in getattr(model, "blocks", None) or [model]:
                 part.compile(dynamic=False)  # the batches of a run have one shape
+
+
+def worded(switch: str) -> str:
+    """The name of a switch in logs and records."""
+    return switch.replace("_", " ")
 
 
 def make_repeatable(device: torch.device, deterministic: bool = True) -> None:

@@ -32,9 +32,9 @@ README = (
 )  # fmt: skip
 RULE = """\
 **Verdict.** Counted are finished runs at full scale, without overrides, on `original` or
-`regenerated` data; the latter is named, since it is the published distribution but not the
-published draw. With m the mean over n seeds of the test error after the last epoch and p the
-published error,
+`regenerated` data; the latter is named, since it is not the published draw, which may hold a digit
+more than once, in training and in the test. With m the mean over n seeds of the test error after
+the last epoch and p the published error,
 
 - `reproduced`: |m - p| <= h, `better`: m < p - h, `worse`: m > p + h, with h = sqrt(a² + b²);
 - a is the half width of the 95 % Student t-interval of m over the seeds, 0 at n = 1;

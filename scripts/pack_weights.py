@@ -32,6 +32,7 @@ from pdoe.checkpoints import CheckpointMismatch  # noqa: E402
 from pdoe.configuration import build_model, configured_data, hashed  # noqa: E402
 from pdoe.data import DataError, DataSet  # noqa: E402
 from pdoe.data.dataset import written  # noqa: E402
+from pdoe.devices import SWITCHES, worded  # noqa: E402
 from pdoe.files import write_whole  # noqa: E402
 from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of  # noqa: E402
 from pdoe.records import RecordError, RunFolder, digest  # noqa: E402
@@ -186,13 +187,18 @@ def card(name: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
         else ""
     )
     regenerated = (
-        " These images are not the published ones: made by the same procedure, from other digits "
-        "at other angles, so that the error is that of another draw."
+        " These images are not the published ones: other digits at other angles, each digit at "
+        "most once, so that the error is that of another draw."
         if data["provenance"].startswith("regenerated")
         else ""
     )
     mean, std = written(entry["mean"]), written(entry["std"])
     minutes = round(record["seconds"] / 60)
+    environments = (record.get("manifest") or {}).get("environments") or [{}]
+    chosen = environments[-1].get("settings") or {}
+    names = [name for name in map(worded, SWITCHES) if name in chosen]
+    made = [record["device"], record["precision"], f"torch {record['torch']}", f"{minutes} min"]
+    made += [f"{name}: {chosen[name]}" for name in names]
     select, epoch = record.get("select", "last"), record.get("selected_epoch")
     selection = "none: the last epoch" if select == "last" else f"epoch {epoch}, by `{select}`"
     return f"""# {name}
@@ -216,7 +222,7 @@ labels = net(x).argmax(1)
 | command | `python train.py {command}` |
 | code | commit `{record["commit"]}` |
 | run | `{entry["run_id"]}`, configuration `{record["config_hash"]}`, ended {record["ended"]} |
-| made on | {record["device"]}, {record["precision"]}, torch {record["torch"]}, {minutes} min |
+| made on | {", ".join(made)} |
 | file | `{entry["file"]}`, SHA-256 `{entry["sha256"]}` |
 
 **Network.** Group {config["group"]["name"]}; {network}.

