@@ -112,7 +112,8 @@ def against_parameters(name: str, points: Sequence[Point]) -> Draw:
         some_unknown = len(known) < len(points)
         logarithmic(axes.xaxis, low, right if some_unknown else high)
         if some_unknown:
-            ticks = [tick for tick in axes.get_xticks() if tick <= high]
+            # A number of the axis that stands too near to the strip would run into its mark.
+            ticks = [tick for tick in axes.get_xticks() if tick * width**0.12 <= strip]
             names = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
             axes.set_xticks([*ticks, strip], [*names, "?"])
             axes.axvline(high, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
