@@ -65,6 +65,7 @@ _stop = Stop()
 
 
 def main() -> None:
+    sys.argv[1:] = map(as_path, sys.argv[1:])
     before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         _main()
@@ -81,6 +82,16 @@ def main() -> None:
         sys.exit(1)
     if "interrupted" in _statuses:
         sys.exit(INTERRUPTED)
+
+
+def as_path(word: str) -> str:
+    """An override whose value is a path: Hydra must not read the `=` and `,` of a run's folder."""
+    name, _, value = word.partition("=")
+    if name not in ("checkpoint", "outputs", "data.root") or not re.search("[=,]", value):
+        return word
+    if value[0] in "'\"":  # said so by hand
+        return word
+    return "{}='{}'".format(name, value.replace("'", r"\'"))
 
 
 def _interrupt(*_: Any) -> None:

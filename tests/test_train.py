@@ -251,7 +251,7 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
     capsys.readouterr()
     places = [folder, folder / "checkpoint", checkpoint, checkpoint / "averaged.pt"]
     for place in [*places, folder / "plain.pt2"]:
-        assert launch("mode=evaluate", f"checkpoint='{place}'") == 0
+        assert launch("mode=evaluate", f"checkpoint={place}") == 0
         said = capsys.readouterr().out
         assert f"test error {expected:.3f} %" in said and "of 100 images" in said, place
     assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_p4") == 0
