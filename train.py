@@ -19,7 +19,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file
+from pdoe.command_line import as_path, check_words, seconds
 from pdoe.configuration import build_model, completed, configured_data, hashed
 from pdoe.data import DataError, DataSet
 from pdoe.devices import (
@@ -41,12 +41,13 @@ from pdoe.devices import (
     resolve_precision,
 )
 from pdoe.diagnostics import diagnose, measured_equivariance, turned_filters
-from pdoe.distributed import Ranks, join, leave
+from pdoe.distributed import Ranks, join, leave, said_of_ranks, synchronised
 from pdoe.manifest import continued, environment, note_progress, reset_peak_memory
+from pdoe.recipes import Recipe
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
-from pdoe.tracking import MODES, Tracker
+from pdoe.tracking import Tracker
 from pdoe.trained import configuration_at, configuration_in, load_weights
-from pdoe.training import Diverged, Stop, evaluate, fit
+from pdoe.training import Diverged, Stop, Training, evaluate
 
 ROOT = Path(__file__).resolve().parent
 # What a run computes does not depend on these, or only in rounding: they neither name a run nor
@@ -82,16 +83,6 @@ def main() -> None:
         sys.exit(1)
     if "interrupted" in _statuses:
         sys.exit(INTERRUPTED)
-
-
-def as_path(word: str) -> str:
-    """An override whose value is a path: Hydra must not read the `=` and `,` of a run's folder."""
-    name, _, value = word.partition("=")
-    if name not in ("checkpoint", "outputs", "data.root") or not re.search("[=,]", value):
-        return word
-    if value[0] in "'\"":  # said so by hand
-        return word
-    return "{}='{}'".format(name, value.replace("'", r"\'"))
 
 
 def _interrupt(*_: Any) -> None:
@@ -142,14 +133,18 @@ def run(cfg: DictConfig) -> str:
     overrides = effective_overrides(config, list(HydraConfig.get().overrides.task))
     max_seconds = seconds(cfg.max_time)
     ranks, device = join(resolve_device(cfg.device))
-    say: Callable[[str], None] = (lambda line: print(line, flush=True)) if ranks.first else _nothing
+
+    def say(line: str) -> None:
+        if ranks.first:
+            print(line, flush=True)
+
     folder = RunFolder(run_folder(cfg.outputs, experiment, overrides, cfg.seed, recipe["scale"]))
     row = f"{experiment} {','.join(overrides)}".strip()
     say(f"\n{row}, seed {cfg.seed}: {folder.path}")
 
     make_repeatable(device, cfg.deterministic in ("auto", True))
     reset_peak_memory()
-    data = shared_data(config, cfg.data.root, ranks).to(device)
+    data = ranks.first_before_others(lambda: configured_data(config, cfg.data.root)).to(device)
     problem: Exception | None = None
     chosen: list[str] = []
     try:
@@ -215,7 +210,7 @@ def run(cfg: DictConfig) -> str:
 
     def log(metrics: dict[str, Any], progress: Progress) -> None:
         folder.append_metrics(metrics)
-        record.update(progress_fields(progress), ended=now())
+        record.update(progress.for_record(), ended=now())
         note_progress(record["manifest"], record["ended"], progress.epoch)
         folder.write_result(record)
         tracker.log(metrics)
@@ -234,12 +229,12 @@ def run(cfg: DictConfig) -> str:
         say("; ".join(chosen))
         if ranks.count > 1:
             torch.manual_seed(cfg.seed + 1_000_003 * ranks.rank)  # dropout of its own
-            record["shared"] = said_of_ranks(model, ranks, recipe)
+            record["shared"] = said_of_ranks(model, ranks, recipe["batch_size"])
             say(record["shared"])
-        progress = fit(
+        training = Training(
             model,
             data,
-            **of_recipe(recipe),
+            Recipe.of(recipe),
             seed=cfg.seed,
             precision=config["precision"],
             cuda_graph=settings.cuda_graph,
@@ -259,12 +254,14 @@ def run(cfg: DictConfig) -> str:
             ranks=ranks,
             log=log,
         )
-        record.update(progress_fields(progress))
+        progress = training.run()
+        record.update(progress.for_record())
         if progress.epoch == recipe["epochs"] and not progress.stopped:
             record["equivariance_error"] = measured_equivariance(model, data)
             if ranks.first:
                 mirrored = closing_measurements(model, data, config, folder, progress, say)
-            record.update(status="finished", reason=None, **protocol(recipe, progress))
+            record.update(training.recipe.protocol(progress.selected_epoch))
+            record.update(status="finished", reason=None)
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"
         else:
@@ -313,21 +310,6 @@ def built(
     return model, settings, chosen
 
 
-def of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe tells :func:`fit`."""
-    names = ("epochs", "batch_size", "learning_rate", "optimizer", "schedule", "weight_decay")
-    names += ("l1", "label_smoothing", "average", "augment", "train_images", "test_images")
-    evaluated = {f"evaluate_{name}": value for name, value in recipe["evaluate"].items()}
-    return {name: recipe[name] for name in names} | evaluated
-
-
-def protocol(recipe: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """What of a recipe makes its test error another quantity than that of the last epoch."""
-    select, angles = recipe["evaluate"]["select"], recipe["evaluate"]["tta_angles"]
-    chosen = {"select": select, "selected_epoch": progress.selected_epoch}
-    return (chosen if select != "last" else {}) | ({"tta_angles": len(angles)} if angles else {})
-
-
 def closing_measurements(
     model: torch.nn.Module,
     data: DataSet,
@@ -351,56 +333,6 @@ def closing_measurements(
             raise
         say(f"diagnostics are left out: {type(error).__name__}: {error}")
     return mirrored
-
-
-def check_words(cfg: DictConfig) -> None:
-    """Refuse with a ValueError what no run can be told, before anything is done."""
-    for name, allowed in {
-        "restart": (True, False),  # it throws results away
-        "resume": ("exact", "any"),
-        "tracking.mode": MODES,
-        "recipe.sync_bn": (True, False),
-    }.items():
-        value = OmegaConf.select(cfg, name)
-        if not any(value is one or value == one and isinstance(one, str) for one in allowed):
-            said = " or ".join(str(one).lower() for one in allowed)
-            raise ValueError(f"{name} is {said}, not {value!r}")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
-    Settings.check(cfg)
-
-
-def shared_data(config: dict[str, Any], root: str | None, ranks: Ranks) -> DataSet:
-    """The data of a run; the first rank downloads and speaks, the others read after it."""
-    held: list[DataSet] = []
-    ranks.by_first(lambda: held.append(configured_data(config, root)))
-    if not held:
-        with redirect_stdout(None):
-            held.append(configured_data(config, root))
-    return held[0]
-
-
-def _nothing(line: str) -> None:
-    pass
-
-
-def said_of_ranks(model: torch.nn.Module, ranks: Ranks, recipe: dict[str, Any]) -> str:
-    """What several ranks change of the recipe."""
-    own = recipe["batch_size"] // ranks.count
-    local = any(
-        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        and not isinstance(module, torch.nn.SyncBatchNorm)
-        for module in model.modules()
-    )
-    seen = f"; batch norm sees the {own} images of a rank" if local else ""
-    return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"
-
-
-def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The model whose batch norm sees the images of all ranks."""
-    if device.type != "cuda":
-        raise ValueError("recipe.sync_bn: PyTorch synchronises batch norm on GPUs alone")
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def evaluate_alone(cfg: DictConfig) -> str:
@@ -491,28 +423,6 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)
     return [o for o in needed if o != "recipe=smoke"]
-
-
-def progress_fields(progress: Progress) -> dict[str, Any]:
-    per_epoch = progress.seconds_per_epoch
-    return {
-        "test_error": progress.test_error,
-        "test_error_best": progress.test_error_best,
-        "epochs": progress.epoch,
-        "seconds": round(progress.seconds, 1),
-        "seconds_per_epoch": None if per_epoch is None else round(per_epoch, 3),
-    }
-
-
-def seconds(duration: str | None) -> float | None:
-    """Seconds of ``HH:MM:SS``."""
-    if duration is None:
-        return None
-    match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(duration))
-    if not match:
-        raise ValueError(f"max_time is HH:MM:SS, such as 00:30:00, not {duration}")
-    hours, minutes, rest = map(int, match.groups())
-    return 3600 * hours + 60 * minutes + rest
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ class Progress:
         """Of training alone, evaluation apart."""
         return self.training_seconds / self.epoch if self.epoch else None
 
+    def for_record(self) -> dict[str, Any]:
+        """What of it stands in the record of a run."""
+        per_epoch = self.seconds_per_epoch
+        return {
+            "test_error": self.test_error,
+            "test_error_best": self.test_error_best,
+            "epochs": self.epoch,
+            "seconds": round(self.seconds, 1),
+            "seconds_per_epoch": None if per_epoch is None else round(per_epoch, 3),
+        }
+
 
 @dataclass
 class Position:
@@ -207,6 +218,8 @@ def load(
     model.load_state_dict(parts["model"])
     if averaged is not None:
         averaged.load_state_dict(parts["averaged"])
+    for group, own in zip(parts["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
+        group |= {name: own[name] for name in ("fused",) if name in own}  # a matter of the device
     optimizer.load_state_dict(parts["optimizer"])
     progress = Progress(**state["progress"])
     own = state["ranks"][ranks.rank % len(state["ranks"])]

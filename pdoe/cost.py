@@ -15,7 +15,7 @@ from .devices import SWITCHES, Settings
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
 from .gpu import replayed
-from .recipes import is_evaluated, make_optimizer
+from .recipes import Recipe, make_optimizer
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
 
@@ -33,13 +33,9 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     test_images = min(test_images, recipe["test_images"] or test_images)
     step, test = seconds_per_image(config, device)
     seen = train_images // recipe["batch_size"] * recipe["batch_size"]
-    evaluate = recipe["evaluate"]
-    tests = sum(
-        is_evaluated(epoch + 1, recipe["epochs"], evaluate["every"], evaluate["last"])
-        for epoch in range(recipe["epochs"])
-    )
-    tests += evaluate["select"] != "last"
-    tests *= len(evaluate["tta_angles"]) or 1
+    plan = Recipe.of(recipe)
+    tests = sum(map(plan.tests, range(1, plan.epochs + 1))) + (plan.evaluate_select != "last")
+    tests *= len(plan.evaluate_tta_angles) or 1
     turned = len(ANGLES) * turned_count(recipe["test_images"], IMAGES[name][1])
     return recipe["epochs"] * seen * step + (tests * test_images + turned) * test
 

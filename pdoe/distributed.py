@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,15 @@ class Ranks:
         if box[1] is not None:
             raise box[1]
         return box[0]
+
+    def first_before_others(self, action: Callable[[], Any]) -> Any:
+        """What an action gives on each of them: the first one does it and speaks, then the rest."""
+        held: list[Any] = []
+        self.by_first(lambda: held.append(action()))
+        if not held:
+            with redirect_stdout(None):
+                held.append(action())
+        return held[0]
 
     def of_all(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order."""
@@ -124,3 +134,35 @@ def leave() -> None:
     """Let go of the other processes at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model whose batch norm sees the images of all ranks.
+
+    Raises:
+        ValueError: PyTorch has none for this device, or not for one of the model's norms.
+    """
+    if device.type != "cuda":
+        raise ValueError("recipe.sync_bn: PyTorch synchronises batch norm on GPUs alone")
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if left := local_norms(model):
+        raise ValueError(f"recipe.sync_bn: {left[0]} is a norm of its own; leave it on false")
+    return model
+
+
+def local_norms(model: nn.Module) -> list[str]:
+    """The kinds of modules with running statistics, which see the images of one rank alone."""
+    kinds = {
+        type(module).__name__
+        for module in model.modules()
+        if not isinstance(module, nn.SyncBatchNorm)
+        and any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False))
+    }
+    return sorted(kinds)
+
+
+def said_of_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
+    """What several ranks change of the recipe."""
+    own = batch_size // ranks.count
+    seen = f"; batch norm sees the {own} images of a rank" if local_norms(model) else ""
+    return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"

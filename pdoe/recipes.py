@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -50,36 +51,108 @@ def augmentation(name: str, data: DataSet) -> Callable[[Tensor, torch.Generator]
 SELECT = ("last", "validation", "test_best", "train_best")
 
 
-def check(
-    augment: str,
-    learning_rate: Sequence[tuple[float, float]],
-    schedule: str,
-    label_smoothing: float,
-    average: float | None,
-    l1: float,
-    select: str,
-    tta_angles: Sequence[float],
-) -> None:
-    """Refuse with a ValueError what cannot be carried out."""
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
-    if not learning_rate or min(first for first, _ in learning_rate) > 0:
-        raise ValueError(
-            f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {learning_rate}"
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained and tested, whatever the network and the data.
+
+    Args:
+        batch_size: images of a step, of all ranks together.
+        learning_rate, schedule: pairs (epoch counted from 0, rate), and what is between them, see
+            :func:`learning_rate_at`.
+        optimizer: see :func:`make_optimizer`.
+        weight_decay: L2 term of the gradient, on convolution and linear weights only.
+        l1: the same with L1: the sum of their magnitudes times this is added to the loss.
+        label_smoothing: of the cross entropy.
+        average: decay per step of an exponential moving average of weights and running statistics,
+            which is what is tested, and what the model holds when all epochs are done; None for
+            none.
+        augment: "none", "rotation" (a turn of its own for every image, bilinear; with
+            "rotation_nearest" by nearest neighbours), "quarter_turns" (a multiple of 90 degrees,
+            exact), "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up
+            to 2 pixels, interpolated).
+        evaluate_every, evaluate_last: see :func:`is_evaluated`.
+        evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
+            or the first one with the least error on ``data.validation``, on the test set
+            ("test_best", which makes the test error too low) or in training ("train_best"). With
+            "validation" the test set is seen once, after the last epoch. Both choose among the
+            epochs that are evaluated.
+        evaluate_tta_angles: test on images turned by these angles, see
+            :func:`pdoe.evaluation.confusion_matrix`.
+        train_images, test_images: use only the first so many; None for all.
+
+    Raises:
+        ValueError: a value cannot be carried out.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: Sequence[tuple[float, float]]
+    optimizer: str = "adam"
+    schedule: str = "step"
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    label_smoothing: float = 0.0
+    average: float | None = None
+    augment: str = "none"
+    evaluate_every: int = 10
+    evaluate_last: float = 0.25
+    evaluate_select: str = "last"
+    evaluate_tta_angles: Sequence[float] = ()
+    train_images: int | None = None
+    test_images: int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Recipe:
+        """The recipe of a resolved configuration, whose other keys are for model and ranks."""
+        values = {**config, **{f"evaluate_{k}": v for k, v in config["evaluate"].items()}}
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every", "train_images", "test_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                said = name.replace("evaluate_", "evaluate.")
+                raise ValueError(f"{said} is a positive integer, not {value}")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, not {self.augment!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
+        rates = self.learning_rate
+        if not rates or min(first for first, _ in rates) > 0:
+            raise ValueError(
+                f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {rates}"
+            )
+        if self.schedule not in ("step", "linear"):
+            raise ValueError(f"schedule is step or linear, not {self.schedule!r}")
+        smoothing, average, l1 = self.label_smoothing, self.average, self.l1
+        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+            raise ValueError(f"label_smoothing is at least 0 and below 1, not {smoothing!r}")
+        if average is not None and not (isinstance(average, float) and 0 < average < 1):
+            raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
+        if not (isinstance(l1, int | float) and 0 <= l1 < float("inf")):
+            raise ValueError(f"l1 is a number of at least 0, not {l1!r}")
+        select, angles = self.evaluate_select, self.evaluate_tta_angles
+        if select not in SELECT:
+            raise ValueError(f"evaluate.select is one of {', '.join(SELECT)}, not {select!r}")
+        listed = isinstance(angles, list | tuple)
+        if not listed or not all(isinstance(a, int | float) and math.isfinite(a) for a in angles):
+            raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {angles}")
+
+    def rate_at(self, epoch: float) -> float:
+        """The learning rate at an epoch, counted from 0, or between two."""
+        return learning_rate_at(epoch, self.learning_rate, self.schedule)
+
+    def tests(self, epoch: int) -> bool:
+        """Whether the error is taken after that many epochs."""
+        return is_evaluated(epoch, self.epochs, self.evaluate_every, self.evaluate_last)
+
+    def protocol(self, selected_epoch: int | None) -> dict[str, Any]:
+        """What makes the test error another quantity than that of the last epoch, for a record."""
+        angles = len(self.evaluate_tta_angles)
+        chosen = {"select": self.evaluate_select, "selected_epoch": selected_epoch}
+        return (chosen if self.evaluate_select != "last" else {}) | (
+            {"tta_angles": angles} if angles else {}
         )
-    if schedule not in ("step", "linear"):
-        raise ValueError(f"schedule is step or linear, not {schedule!r}")
-    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
-        raise ValueError(f"label_smoothing is at least 0 and below 1, not {label_smoothing!r}")
-    if average is not None and not (isinstance(average, float) and 0 < average < 1):
-        raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
-    if not (isinstance(l1, int | float) and 0 <= l1 < float("inf")):
-        raise ValueError(f"l1 is a number of at least 0, not {l1!r}")
-    if select not in SELECT:
-        raise ValueError(f"evaluate.select is one of {', '.join(SELECT)}, not {select!r}")
-    listed = isinstance(tta_angles, list | tuple)
-    if not listed or not all(isinstance(a, int | float) and math.isfinite(a) for a in tta_angles):
-        raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {tta_angles}")
 
 
 def learning_rate_at(
@@ -138,8 +211,6 @@ def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimize
     "adam"; SGD with a momentum of 0.9, Nesterov's ("sgd") or plain ("momentum"); "adadelta" with a
     decay of 0.9, whose rate is a factor (1 in its paper).
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {name!r}")
     groups = parameter_groups(model, weight_decay)
     on_gpu = all(p.is_cuda for group in groups for p in group["params"])
     # One call for all parameters; Adadelta has no such kernel.

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pdoe.data import DataSet
+
 
 @pytest.fixture(autouse=True)
 def same_random_numbers():
@@ -45,6 +47,22 @@ def http_folder(monkeypatch):
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield Path("served"), f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_sides():
+    """Makes images of two classes that a small network tells apart: bright left or right."""
+
+    def made(count, side):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(count) % 2
+        images = torch.randint(0, 100, (count, 1, side, side), generator=generator)
+        images[labels == 0, :, :, : side // 2] += 150
+        images[labels == 1, :, :, side // 2 :] += 150
+        images = images.to(torch.uint8)
+        return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2)
+
+    return made
 
 
 def git(folder, *arguments):

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import train
 from pdoe import PointGroup
+from pdoe.command_line import seconds
 from pdoe.configuration import completed
 from pdoe.data import DataSet
 from pdoe.records import digest
@@ -284,8 +285,8 @@ def test_only_overrides_that_change_the_row_name_a_run(task, kept):
 
 
 def test_a_wall_clock_budget_is_hours_minutes_seconds():
-    assert train.seconds(None) is None
-    assert train.seconds("01:02:03") == 3723
+    assert seconds(None) is None
+    assert seconds("01:02:03") == 3723
     for wrong in ("10", "1:2", "00:61:00", "soon"):
         with pytest.raises(ValueError, match="HH:MM:SS"):
-            train.seconds(wrong)
+            seconds(wrong)

@@ -15,8 +15,9 @@ from torch import nn
 from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.cpu import Dropout
 from pdoe.data import DataSet
-from pdoe.distributed import Ranks, join, leave
+from pdoe.distributed import Ranks, join, leave, local_norms, said_of_ranks
 from pdoe.evaluation import confusion_matrix, error_of, evaluate
+from pdoe.models.roteqnet import VectorNorm
 from pdoe.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +149,14 @@ def test_ranks_that_are_interrupted_at_every_step_end_as_if_they_had_not_been(of
         if "running" not in name and "num_batches" not in name:  # those are the first rank's
             for rank in others:
                 torch.testing.assert_close(rank["whole"][name], value, rtol=0, atol=0)
+
+
+def test_norms_that_see_the_images_of_one_rank_are_found():
+    norms = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(VectorNorm(2)), nn.SyncBatchNorm(2))
+    assert local_norms(norms) == ["BatchNorm2d", "VectorNorm"]
+    assert local_norms(network(False)) == []
+    assert "; batch norm sees the 3 images of a rank" in said_of_ranks(norms, Ranks(0, 3), 9)
+    assert "batch norm" not in said_of_ranks(network(False), Ranks(0, 3), 9)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -36,15 +36,8 @@ def repeatable():
 
 
 @pytest.fixture(scope="module")
-def data():
-    """Eighty 28x28 images of two classes: bright left or right."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(80) % 2
-    images = torch.randint(0, 100, (80, 1, 28, 28), generator=generator)
-    images[labels == 0, :, :, :14] += 150
-    images[labels == 1, :, :, 14:] += 150
-    images = images.to(torch.uint8)
-    return DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 2).to(GPU)
+def data(two_sides):
+    return two_sides(80, 28).to(GPU)
 
 
 def network(dropout=0.2):
