@@ -1,10 +1,12 @@
-"""Files that are whole under their final name, or not there at all."""
+"""Files that are whole under their final name, or not there at all; tables as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,3 +44,17 @@ def write_whole(
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as text; None is an empty cell.
+
+    >>> as_csv(("a", "b"), [(None, 1 / 3)])
+    'a,b\\n,0.333333333333\\n'
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    # Twelve digits: the last ones are those of a version of a library.
+    writer.writerows([f"{x:.12g}" if isinstance(x, float) else x for x in row] for row in rows)
+    return out.getvalue()

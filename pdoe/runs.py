@@ -9,7 +9,6 @@ raises :class:`TableError`. Nothing here imports torch.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections import Counter
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .details import made, of_folder
+from .files import as_csv
 
 # The columns of runs.csv and what they hold; "?" may be empty even in a finished run.
 FIELDS = {
@@ -282,8 +282,5 @@ def merge(committed: RunsFile, found: Iterable[Run]) -> RunsFile:
 
 def csv_text(content: RunsFile) -> str:
     """runs.csv: one line per run in a stable order, then the damaged lines as they were."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(content.columns)
-    writer.writerows([run.cells.get(name, "") for name in content.columns] for run in content.runs)
-    return out.getvalue() + "".join(f"{line}\n" for line in content.damaged)
+    rows = ([run.cells.get(name, "") for name in content.columns] for run in content.runs)
+    return as_csv(content.columns, rows) + "".join(f"{line}\n" for line in content.damaged)

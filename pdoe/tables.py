@@ -6,7 +6,6 @@ Errors and everything derived from them are in per cent. How a table looks: :mod
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import math
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from .files import as_csv
 from .runs import Run, TableError
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
@@ -314,15 +314,6 @@ def differences_csv(pairs: Iterable[Contrast]) -> str:
              pair.marks.replace("\\", "")]
         )  # fmt: skip
     return as_csv(DIFFERENCES, rows)
-
-
-def as_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    # Twelve digits: the last ones are those of a version of scipy.
-    writer.writerows([f"{x:.12g}" if isinstance(x, float) else x for x in row] for row in rows)
-    return out.getvalue()
 
 
 def on_held_out(run: Run) -> bool:

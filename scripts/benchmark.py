@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import os
 import re
@@ -47,7 +46,7 @@ from torch import nn  # noqa: E402
 from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
 from pdoe.devices import device_name, resolve_device  # noqa: E402
 from pdoe.figures import render  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
+from pdoe.files import as_csv, write_whole  # noqa: E402
 from pdoe.markdown import grid  # noqa: E402
 from pdoe.records import now, repository_state  # noqa: E402
 from pdoe.report.layer_charts import exponents, scaling  # noqa: E402
@@ -257,14 +256,6 @@ def merged(before: list[dict[str, str]], lines: list[dict]) -> list[dict[str, st
     return sorted(kept + new, key=lambda line: (order.get(line["case"], len(order)), key(line)))
 
 
-def csv_text(lines: list[dict[str, str]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
-
-
 def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str]]) -> str:
     """The figures as Markdown, beside those that were committed before."""
     keys = ("case", "phase", "precision", "mode", "rival")
@@ -312,7 +303,7 @@ def targets(lines: list[dict[str, str]]) -> str:
 def write(path: Path, before: list[dict[str, str]], lines: list[dict]) -> None:
     """The figures, the table and the drawing of what was there before and what is new."""
     after = merged(before, lines)
-    write_whole(path, csv_text(after))
+    write_whole(path, as_csv(COLUMNS, ([line[c] for c in COLUMNS] for line in after)))
     write_whole(path.with_suffix(".md"), table(path.stem, after, before))
     if (fits := exponents(after)) and find_spec("matplotlib"):
         write_whole(path.with_suffix(".svg"), render([scaling(fits)], 410, 330))

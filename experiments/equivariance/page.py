@@ -8,12 +8,11 @@ with a `*` where the tree had changes.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pdoe.files import write_whole
+from pdoe.files import as_csv, write_whole
 from pdoe.markdown import grid, insert
 
 from . import figures
@@ -71,11 +70,9 @@ def put(folder: Path, commit: str, dirty: bool, **measured: Lines) -> None:
             keyed.setdefault(key, []).extend([] if key in replaced else [line])
         for line in fresh:
             keyed.setdefault(tuple(line[k] for k in KEYS[name]), []).append(line)
-        out = io.StringIO()
-        writer = csv.DictWriter(out, COLUMNS[name], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(line for lines in keyed.values() for line in lines)
-        write_whole(folder / f"{name}.csv", out.getvalue())
+        columns, lines = COLUMNS[name], [line for lines in keyed.values() for line in lines]
+        rows = ([line[column] for column in columns] for line in lines)
+        write_whole(folder / f"{name}.csv", as_csv(columns, rows))
 
 
 def draw(folder: Path) -> None:

@@ -16,9 +16,10 @@ such training images hold fewer different digits, some 1,000 of 12,000, which ac
 from __future__ import annotations
 
 import csv
-import io
+import json
 import math
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from pdoe.data import DataSet, to_input
 from pdoe.data.files import data_root, first_found
 from pdoe.data.idx import read_mnist
 from pdoe.data.turning import turn_digits
-from pdoe.files import write_whole
+from pdoe.files import as_csv, write_whole
 from pdoe.records import RunFolder, repository_state
 from pdoe.trained import configuration_at, load_weights
 
@@ -65,54 +66,53 @@ def errors(new: np.ndarray, origin: np.ndarray, seen: np.ndarray) -> dict[str, f
     }
 
 
-def seen_again(root: str | None, data: DataSet) -> tuple[Tensor, Tensor, np.ndarray]:
-    """The training digits at fresh angles with their labels, and the numbers of the test digits."""
-    digits, labels = first_found(read_mnist, data_root(root))
+@cache  # the runs share it
+def seen_again(config: str) -> tuple[DataSet, Tensor, Tensor, np.ndarray]:
+    """The data of a configuration (JSON), its training digits at fresh angles with their labels,
+    and the numbers of its test digits."""
+    data = configured_data(json.loads(config), None)
+    digits, labels = first_found(read_mnist, data_root(None))
     order = np.random.RandomState(0).permutation(len(digits))  # as the regenerated set was made
     train, test = order[:TRAIN], order[TRAIN : TRAIN + len(data.test_images)]
     if labels[test].tolist() != data.test_labels.tolist():
         raise ValueError(f"{data.name} ({data.provenance}) is not what MNIST gives here")
     angles = np.random.RandomState(1).uniform(0, 2 * math.pi, TRAIN)
     images = torch.from_numpy(turn_digits(digits, train, angles)[:, None])
-    return images, torch.from_numpy(labels[train].astype(np.int64)), test
+    return data, images, torch.from_numpy(labels[train].astype(np.int64)), test
 
 
-def measured(folder: Path) -> dict[str, object]:
+def measured(folder: Path) -> dict[str, str]:
     """The line of a finished run."""
     record = RunFolder(folder).read_result()
     if record is None or record["status"] != "finished":
         raise ValueError(f"{folder} holds no finished run")
     config = completed(configuration_at(folder))
-    data = configured_data(config, None)
+    of_data = {"data": config["data"], "recipe": {"evaluate": config["recipe"]["evaluate"]}}
+    data, images, labels, origin = seen_again(json.dumps(of_data))
     model = load_weights(build_model(config, data), folder).eval()
-    images, labels, origin = seen_again(None, data)
     new = wrong(model, data.test_images, data.test_labels, data)
     found = errors(new, origin, wrong(model, images, labels, data))
     commit, dirty = repository_state(ROOT)
-    named = {"experiment": record["experiment"], "overrides": ",".join(record["overrides"])}
-    named |= {"seed": record["seed"], "run_id": record["run_id"]}
+    named = {name: str(record[name]) for name in ("experiment", "overrides", "seed", "run_id")}
     numbers = {name: f"{value:.3f}" for name, value in found.items()}
-    return {**named, **numbers, "commit": commit, "dirty": dirty}
+    return {**named, **numbers, "commit": commit, "dirty": str(dirty)}
 
 
 def main(folders: list[str]) -> None:
     if not folders:
         sys.exit(__doc__)
-    lines: dict[str, dict] = {}
+    lines: dict[str, dict[str, str]] = {}
     if RESULTS.exists():
         with open(RESULTS, newline="", encoding="utf-8") as file:
             lines = {line["run_id"]: line for line in csv.DictReader(file)}
     for folder in folders:
         line = measured(Path(folder))
-        lines[str(line["run_id"])] = line
+        lines[line["run_id"]] = line
         print(", ".join(f"{name} {value}" for name, value in line.items()), flush=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            sorted(lines.values(), key=lambda x: (x["experiment"], x["overrides"], int(x["seed"])))
+        ordered = sorted(
+            lines.values(), key=lambda x: [x["experiment"], x["overrides"], int(x["seed"])]
         )
-        write_whole(RESULTS, text.getvalue())
+        write_whole(RESULTS, as_csv(COLUMNS, ([x[c] for c in COLUMNS] for x in ordered)))
 
 
 if __name__ == "__main__":
