@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .banks.hexagon import LATTICE, lattice_matrices
+from .constants import Constants
 from .groups import PointGroup
 from .layers import full_precision
 
@@ -116,7 +117,7 @@ def spline_weights(points: np.ndarray, count: int, degree: int = 5) -> np.ndarra
     return np.linalg.solve(basis(np.arange(count)).T, basis(points).T).T
 
 
-class HexagonalSampling(nn.Module):
+class HexagonalSampling(Constants):
     """An image on the hexagonal lattice, [B, C, N, N] -> axial array [B, C, H, W].
 
     Splines of fifth degree between the pixels, 0 outside the region. The centre of the lattice is
@@ -131,24 +132,15 @@ class HexagonalSampling(nn.Module):
     def __init__(self, size: int, array: AxialArray):
         super().__init__()
         self.size, self.array = size, array
-        for name in ("down", "across"):
-            self.register_buffer(name, torch.empty(0), persistent=False)
         self._fill_constants()
 
-    def _fill_constants(self) -> None:
-        """Both from float64, in the dtype and on the device of the module."""
+    def _constants(self) -> dict[str, np.ndarray]:
         x, y = np.einsum("ab,bij->aij", LATTICE, self.array.entries())
         centre, inside = (self.size - 1) / 2, self.array.inside
         down = spline_weights(np.clip(centre - y[:, 0], 0, 2 * centre), self.size)
         across = spline_weights(np.clip(centre + x, 0, 2 * centre).ravel(), self.size)
         across = across.reshape(*inside.shape, self.size) * inside[..., None]
-        self.down = torch.from_numpy(down).to(self.down)
-        self.across = torch.from_numpy(across).to(self.across)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._fill_constants()  # as the layers do with their banks
-        return self
+        return {"down": down, "across": across}
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(self.down):
@@ -159,22 +151,16 @@ class HexagonalSampling(nn.Module):
         return f"{self.size}x{self.size} -> {self.array.inside.shape}"
 
 
-class Region(nn.Module):
+class Region(Constants):
     """0 outside the region, in place, [..., H, W]."""
 
     def __init__(self, array: AxialArray):
         super().__init__()
         self.array = array
-        self.register_buffer("inside", torch.empty(0), persistent=False)
         self._fill_constants()
 
-    def _fill_constants(self) -> None:
-        self.inside = torch.from_numpy(self.array.inside.copy()).to(self.inside)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._fill_constants()
-        return self
+    def _constants(self) -> dict[str, np.ndarray]:
+        return {"inside": self.array.inside.astype(float)}
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mul_(self.inside)

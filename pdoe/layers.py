@@ -10,16 +10,18 @@ import math
 import operator
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .banks import filter_bank
+from .constants import Constants
 from .cpu import conv2d
 from .groups import PointGroup
 
 
-class _BankConv(nn.Module):
-    """What the two convolutions share: arguments, bank, initialisation; weight [C', C, ..., K]."""
+class BankConv(Constants):
+    """What these convolutions share: arguments, bank, initialisation; weight [C', C, ..., K]."""
 
     def __init__(
         self,
@@ -62,9 +64,8 @@ class _BankConv(nn.Module):
         shape = (self.out_channels, self.in_channels, *self._group_axes(), constant.shape[1])
         self.weight = nn.Parameter(torch.empty(shape, **made))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None
-        self.register_buffer("bank", None, persistent=False)
         self._kept: tuple[Tensor, tuple[int, int], Tensor] | None = None
-        self._fill_constants()
+        self._fill_constants(self.weight)
         self.reset_parameters()
 
     def _group_axes(self) -> tuple[int, ...]:
@@ -82,20 +83,13 @@ class _BankConv(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def _fill_constants(self) -> None:
-        """The bank, from float64, in the weight's dtype and on its device."""
-        constant = filter_bank(
-            self.group, self.bank_kind, self.bank_size, self.offset, self.bank_width
-        )
-        self.bank = torch.from_numpy(constant).to(self.weight)
+    def _constants(self) -> dict[str, np.ndarray | Tensor]:
+        chosen = self.bank_kind, self.bank_size, self.offset, self.bank_width
+        return {"bank": filter_bank(self.group, *chosen)}
 
     def _apply(self, fn, recurse=True):
-        # Constants are made anew where the module moves: `.double()` then loses no digits, and
-        # `.to_empty()` leaves no garbage.
-        super()._apply(fn, recurse)
-        self._fill_constants()
         self._kept = None
-        return self
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True):
         self._kept = None
@@ -145,7 +139,7 @@ class _BankConv(nn.Module):
         )
 
 
-class LiftingConv(_BankConv):
+class LiftingConv(BankConv):
     r"""Equivariant convolution of an image, [B, C, H, W] -> [B, C', G, H', W'].
 
     .. math:: [\Psi f](x, g) = \sum_k w_k\,(B_{g,k} * f)(x)
@@ -190,7 +184,7 @@ class LiftingConv(_BankConv):
         return self._convolve(x)
 
 
-class GroupConv(_BankConv):
+class GroupConv(BankConv):
     r"""Equivariant convolution of a lifted map, [B, C, G, H, W] -> [B, C', G, H', W'].
 
     Each orientation g of the output looks at the orientations h of the input as seen from itself:
@@ -207,10 +201,8 @@ class GroupConv(_BankConv):
     3528
     """
 
-    def _fill_constants(self) -> None:
-        super()._fill_constants()
-        quotient = self.group.quotient.to(self.weight.device)
-        self.register_buffer("quotient", quotient, persistent=False)
+    def _constants(self) -> dict[str, np.ndarray | Tensor]:
+        return {**super()._constants(), "quotient": self.group.quotient}
 
     def _group_axes(self) -> tuple[int, ...]:
         return (len(self.group),)

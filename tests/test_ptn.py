@@ -75,7 +75,7 @@ def test_the_first_origin_is_the_centre_of_the_image_whatever_the_image():
 def test_the_centroid_of_one_pixel_is_where_that_pixel_lies(strides, size):
     step = math.prod(strides)
     centroid = Centroid(size, strides).double()
-    h = centroid.table.shape[-1]
+    h = centroid.places.shape[-1]
     assert h == -(-size // step)
     for row, column in ((0, 0), (0, h - 1), (h - 1, 1), (h // 2, h // 2)):
         heat = torch.zeros(1, 1, 1, h, h, dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_a_sum_counts_as_no_smaller_than_a_tenth_of_the_absolute_values():
 def test_the_safe_centroid_is_the_centroid_of_a_map_that_is_nowhere_negative():
     heat = torch.rand(4, 1, 1, 14, 14, dtype=torch.float64)
     centroid = Centroid(28, [2]).double()
-    plain = (heat[:, 0] * centroid.table).sum((2, 3)) / heat.sum((1, 2, 3, 4))[:, None]
+    plain = (heat[:, 0] * centroid.places).sum((2, 3)) / heat.sum((1, 2, 3, 4))[:, None]
     near(centroid(heat), plain)
 
 
@@ -169,7 +169,7 @@ def test_a_turn_by_a_step_of_the_angles_shifts_by_a_row_up_to_interpolation():
         polar(spot(radius * math.cos(a), radius * math.sin(a), 57, 0.1), centre)
         for a in (0.3, 0.3 + step)
     )
-    inside = polar.table.norm(dim=-1)[0] < 1  # farther out lies the border that goes on
+    inside = polar.away.norm(dim=-1)[0] < 1  # farther out lies the border that goes on
     near(after[..., inside], before.roll(1, 2)[..., inside], 1e-2)
     assert (after - before).abs().max() > 0.2
 
@@ -298,12 +298,12 @@ def test_dropout_follows_every_layer_of_a_classifier():
 
 def test_constants_are_made_anew_in_float64():
     model, exact = PTN(P1, **SMALL).double(), LogPolar(28, 28, 28)
-    assert torch.equal(model.polar.table, torch.from_numpy(exact.exact))
+    assert torch.equal(model.polar.away, torch.from_numpy(exact._constants()["away"]))
     with torch.device("meta"):
         empty = PTN(P1, **SMALL)
     filled = empty.to_empty(device="cpu")
-    assert torch.equal(filled.polar.table, exact.table)
-    assert torch.equal(filled.origin.table, PTN(P1, **SMALL).origin.table)
+    assert torch.equal(filled.polar.away, exact.away)
+    assert torch.equal(filled.origin.places, PTN(P1, **SMALL).origin.places)
 
 
 def test_copies_pickles_and_exports_compute_the_same():

@@ -260,9 +260,8 @@ def test_a_kernel_in_the_wrong_frame_does_not_converge():
     layers = layers_of("p8", 1)
 
     class Kept(LiftingConv):
-        def _fill_constants(self):
-            super()._fill_constants()
-            self.bank = self.bank[[0, 1, 2, 4, 3, 5, 6, 7]]
+        def _constants(self):
+            return {"bank": super()._constants()["bank"][[0, 1, 2, 4, 3, 5, 6, 7]]}
 
     swapped = Kept(PointGroup(8), 1, 3, dtype=torch.float64)
     assert abs(convergence_order([swapped], pi / 4).order) < 0.1

@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..constants import Constants
 from ..cpu import Dropout, conv2d
 from ..layers import full_precision
 
 SMALL = 1e-2  # where |z| is less, its direction is taken for z / SMALL; as the authors' code
 
 
-class HarmonicConv(nn.Module):
+class HarmonicConv(Constants):
     r"""Convolution with circular harmonics, [B, C, M + 1, 2, H, W] -> [B, C', M + 1, 2, H, W].
 
     .. math:: [\Phi f]_n = \sum_m W_{n-m} * f_m, \quad
@@ -68,7 +69,7 @@ class HarmonicConv(nn.Module):
         # Of one axis, since an optimiser's weight decay is for what has more.
         phases = out_channels * in_channels * orders
         self.phase = nn.Parameter(torch.empty(phases)) if phase else None
-        self._fill_constants()
+        self._fill_constants(self.weight)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -77,7 +78,7 @@ class HarmonicConv(nn.Module):
         if self.phase is not None:
             nn.init.uniform_(self.phase, 0, 2 * math.pi)
 
-    def _fill_constants(self) -> None:
+    def _constants(self) -> dict[str, np.ndarray]:
         """The bank [n, 2, m, 2, 2, J, k, k], and which |n - m| belongs to its n and m.
 
         Its three axes of length 2 are the parts of the output, of the input, and of the weight.
@@ -93,14 +94,7 @@ class HarmonicConv(nn.Module):
             bank = bank[:, :, :, :1]
         if self.phase is None:
             bank = bank[:, :, :, :, :1]
-        bank, shift = torch.from_numpy(bank).to(self.weight), torch.from_numpy(abs(shift))
-        self.register_buffer("bank", bank, persistent=False)
-        self.register_buffer("shift", shift.to(self.weight.device), persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._fill_constants()  # anew, so that `.double()` loses no digits
-        return self
+        return {"bank": bank, "shift": abs(shift)}
 
     def kernel(self) -> Tensor:
         """The real planar kernel, [C'(M + 1)2, C(M + 1)2, k, k]."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..constants import Constants
 from ..cpu import Dropout, MaxPool
 from ..gpu import BatchNorm
 from ..groups import PointGroup, rotation
@@ -179,7 +180,7 @@ class Frame(nn.Module):
         return F.pad(x, self.margins, mode="replicate")
 
 
-class Turned(nn.Module):
+class Turned(Constants):
     """Copies of square images turned by each angle, [B, C, H, H] -> [NB, C, H, H], angle by angle.
 
     Angles in radians, counter-clockwise; bilinear, and beyond the frame the values at its edges.
@@ -189,23 +190,15 @@ class Turned(nn.Module):
     def __init__(self, angles: Sequence[float], size: int):
         super().__init__()
         self.angles, self.size = list(angles), size
-        self.register_buffer(
-            "grid", self._sources().to(torch.get_default_dtype()), persistent=False
-        )
+        self._fill_constants()
 
-    def _sources(self) -> Tensor:
-        """Where each pixel comes from, in the frame of ``grid_sample``: float64 [N, H, H, 2]."""
+    def _constants(self) -> dict[str, Tensor]:
+        """Where each pixel comes from, in the frame of ``grid_sample``: [N, H, H, 2]."""
         across = (2 * torch.arange(self.size, dtype=torch.float64) + 1) / self.size - 1
         points = torch.stack(torch.meshgrid(across, -across, indexing="xy"), -1)  # y up
         back = torch.tensor([rotation(-angle) for angle in self.angles], dtype=torch.float64)
         sources = torch.einsum("nab,yxb->nyxa", back, points)
-        return sources * torch.tensor([1.0, -1.0], dtype=torch.float64)  # y down
-
-    def _apply(self, fn, recurse=True):
-        # Made anew where the module moves, as the constants of the layers are.
-        super()._apply(fn, recurse)
-        self.grid = self._sources().to(self.grid)
-        return self
+        return {"grid": sources * torch.tensor([1.0, -1.0], dtype=torch.float64)}  # y down
 
     def forward(self, x: Tensor) -> Tensor:
         images = x.flatten(0, 1).expand(len(self.angles), -1, -1, -1)  # as channels of each copy

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..constants import Constants
 from ..cpu import Dropout
 from ..gpu import BatchNorm
 from ..groups import PointGroup
@@ -142,24 +143,7 @@ class PTN(nn.Module):
         return logits if self.cartesian is None else logits + self.cartesian(x)
 
 
-class _Constant(nn.Module):
-    """A float64 array, as a buffer that is made anew where the module moves."""
-
-    def __init__(self, exact: np.ndarray):
-        super().__init__()
-        self.exact = exact
-        self.register_buffer("table", self._like(torch.empty(0)), persistent=False)
-
-    def _like(self, other: Tensor) -> Tensor:
-        return torch.from_numpy(self.exact).to(other)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self.table = self._like(self.table)
-        return self
-
-
-class Centroid(_Constant):
+class Centroid(Constants):
     r"""The centre of mass of a heat map, [B, 1, 1, h, h] -> (x, y) in half image widths, [B, 2].
 
     .. math:: o = \sum_p M_p\,p \,/\, \sum_p M_p
@@ -177,22 +161,28 @@ class Centroid(_Constant):
     """
 
     def __init__(self, image_size: int, strides: Sequence[int]):
-        size = image_size
-        for stride in strides:
+        super().__init__()
+        self.image_size, self.strides = image_size, strides
+        self._fill_constants()
+
+    def _constants(self) -> dict[str, np.ndarray]:
+        """The places of the map's pixels in the image, [2, h, h]."""
+        size = self.image_size
+        for stride in self.strides:
             size = -(-size // stride)
-        places = (np.arange(size) - (size - 1) / 2) * (2 * math.prod(strides) / image_size)
-        x, y = np.broadcast_arrays(places, -places[:, None])
-        super().__init__(np.stack([x, y]))
+        apart = 2 * math.prod(self.strides) / self.image_size
+        places = (np.arange(size) - (size - 1) / 2) * apart
+        return {"places": np.stack(np.broadcast_arrays(places, -places[:, None]))}
 
     def forward(self, heat: Tensor) -> Tensor:
-        mass = heat.flatten(1, 2).to(self.table.dtype)  # [B, 1, h, h], float32 under autocast, too
+        mass = heat.flatten(1, 2).to(self.places.dtype)  # [B, 1, h, h], float32 under autocast, too
         total, least = mass.sum((2, 3)), 0.1 * mass.abs().sum((2, 3))
         safe = torch.where(total < 0, -1.0, 1.0) * torch.maximum(total.abs(), least)
         safe = torch.where(safe == 0, 1.0, safe)
-        return ((mass * self.table).sum((2, 3)) / safe).clamp(-1, 1)
+        return ((mass * self.places).sum((2, 3)) / safe).clamp(-1, 1)
 
 
-class LogPolar(_Constant):
+class LogPolar(Constants):
     r"""An image in log-polar coordinates about origins, [B, C, H, H] -> [B, C, angles, radii].
 
     Row i is the direction :math:`2\pi i/n` counter-clockwise from the x axis, column j the radius
@@ -215,14 +205,20 @@ class LogPolar(_Constant):
     def __init__(self, angles: int, radii: int, image_size: int):
         if radii < 2:
             raise ValueError(f"radii is at least 2, from the origin to the corner, not {radii}")
-        directions = PointGroup(angles).matrices.numpy()[:, :, 0]  # (cos, sin)
-        largest = image_size / math.sqrt(2)
-        steps = largest ** np.linspace(0, 1, radii)
+        super().__init__()
+        self.angles, self.radii, self.image_size = angles, radii, image_size
+        self._fill_constants()
+
+    def _constants(self) -> dict[str, np.ndarray]:
+        """From the origin to the pixels of the polar image, [angles, radii, 2]."""
+        directions = PointGroup(self.angles).matrices.numpy()[:, :, 0]  # (cos, sin)
+        largest = self.image_size / math.sqrt(2)
+        steps = largest ** np.linspace(0, 1, self.radii)
         lengths = math.sqrt(2) * (steps - 1) / (largest - 1)
-        super().__init__(directions[:, None] * lengths[:, None])
+        return {"away": directions[:, None] * lengths[:, None]}
 
     def forward(self, x: Tensor, origin: Tensor) -> Tensor:
-        places = origin[:, None, None] + self.table  # [B, angles, radii, 2], y up
+        places = origin[:, None, None] + self.away  # [B, angles, radii, 2], y up
         grid = torch.stack([places[..., 0], -places[..., 1]], -1)
         return F.grid_sample(x.to(grid.dtype), grid, padding_mode="border", align_corners=False)
 

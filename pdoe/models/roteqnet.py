@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..constants import Constants
 from ..cpu import Dropout
 from ..groups import PointGroup
-from ..layers import GroupPool, LiftingConv, _BankConv, full_precision
+from ..layers import BankConv, GroupPool, LiftingConv, full_precision
 
 
 class RotEqNet(nn.Module):
@@ -106,7 +108,7 @@ class RotEqNet(nn.Module):
             nn.Linear(hidden, classes),
         )
         for module in self.modules():  # as the authors' code, which does not count components
-            if isinstance(module, _BankConv):
+            if isinstance(module, BankConv):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * size**2)))
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / module.in_features))
@@ -116,7 +118,7 @@ class RotEqNet(nn.Module):
         return self.head(self.trunk(x))
 
 
-class VectorConv(_BankConv):
+class VectorConv(BankConv):
     r"""Convolution of a vector map with turned vector filters, [B, C, 2, H, W] -> [B, C', G, H, W].
 
     A filter is a field of vectors, too, and a turn moves its places and its vectors:
@@ -134,9 +136,8 @@ class VectorConv(_BankConv):
     def _group_axes(self) -> tuple[int, ...]:
         return (2,)
 
-    def _fill_constants(self) -> None:
-        super()._fill_constants()
-        self.register_buffer("turns", self.group.matrices.to(self.weight), persistent=False)
+    def _constants(self) -> dict[str, np.ndarray | Tensor]:
+        return {**super()._constants(), "turns": self.group.matrices}
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, 2C, k, k]."""
@@ -154,7 +155,7 @@ class VectorConv(_BankConv):
         return self._convolve(x.flatten(1, 2))
 
 
-class OrientationPool(nn.Module):
+class OrientationPool(Constants):
     r"""The strongest orientation as a vector, [B, C, G, H, W] -> [B, C, 2, H, W].
 
     .. math:: f \mapsto \rho\,(\cos\alpha, \sin\alpha), \quad \rho = \max_g \mathrm{ReLU}(f_g)
@@ -170,16 +171,10 @@ class OrientationPool(nn.Module):
     def __init__(self, group: PointGroup):
         super().__init__()
         self.group = group
-        self.register_buffer("directions", torch.empty(2, len(group)), persistent=False)
         self._fill_constants()
 
-    def _fill_constants(self) -> None:
-        self.directions = self.group.matrices[:, :, 0].T.contiguous().to(self.directions)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._fill_constants()
-        return self
+    def _constants(self) -> dict[str, Tensor]:
+        return {"directions": self.group.matrices[:, :, 0].T.contiguous()}
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[2] != len(self.group):
