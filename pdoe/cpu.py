@@ -79,13 +79,27 @@ class _ChannelsLastConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, kernel = ctx.saved_tensors
-        x_gradient, *gradients = torch.ops.aten.convolution_backward(
-            _channels_last(gradient), _channels_last(x), kernel, [len(kernel)],
-            [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1, ctx.needs_input_grad[:3],
-        )  # fmt: skip
-        if x_gradient is not None:
-            x_gradient = x_gradient.contiguous()
-        return x_gradient, *gradients, None, None
+        gradient = _channels_last(gradient)
+
+        def derived(x: Tensor, kernel: Tensor, *wanted: bool) -> list[Tensor | None]:
+            return torch.ops.aten.convolution_backward(
+                gradient, x, kernel, [len(kernel)], [ctx.stride] * 2, [ctx.padding] * 2, [1, 1],
+                False, [0, 0], 1, wanted,
+            )  # fmt: skip
+
+        # One after the other, so that only three copies of a map are there at a time.
+        of_x, of_kernel, of_bias = None, None, None
+        if any(ctx.needs_input_grad[1:3]):
+            wanted = False, *ctx.needs_input_grad[1:3]
+            _, of_kernel, of_bias = derived(_channels_last(x), kernel, *wanted)
+        if ctx.needs_input_grad[0]:
+            # The values of x do not enter: memory that nobody touches takes none.
+            batch, channels, *size = x.shape
+            untouched = x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
+            of_x, _, _ = derived(untouched, kernel, True, False, False)
+            del gradient
+            of_x = of_x.contiguous()
+        return of_x, of_kernel, of_bias, None, None
 
     @staticmethod
     def jvp(ctx, x_tangent: Tensor | None, kernel_tangent: Tensor | None, bias_tangent, *_):

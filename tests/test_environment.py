@@ -82,8 +82,7 @@ def test_rows_are_names_or_patterns_and_an_unknown_one_is_named():
 def test_a_script_that_is_interrupted_has_the_time_to_end_well(tmp_path):
     (tmp_path / "child.py").write_text(
         "import sys, time\n"
-        "print('ready', flush=True)\n"
-        "try: time.sleep(60)\n"
+        "try: print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: time.sleep(1); print('saved', flush=True); sys.exit(75)\n"
     )
     code = f"import reproduce, sys; sys.exit(reproduce.run({str(tmp_path / 'child.py')!r}))"
