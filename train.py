@@ -167,6 +167,7 @@ def run(cfg: DictConfig) -> str:
         if cfg.restart:
             folder.discard()
         before = folder.read_result()
+        folder.metrics()  # damaged ones are refused before anything is trained
         record = new_record(
             experiment=experiment,
             overrides=overrides,

@@ -38,8 +38,10 @@ def check_words(cfg: DictConfig) -> None:
         if not any(value is one or value == one and isinstance(one, str) for one in allowed):
             said = " or ".join(str(one).lower() for one in allowed)
             raise ValueError(f"{name} is {said}, not {value!r}")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise ValueError(f"seed is an integer of at least 0, not {cfg.seed!r}")
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**63:
+        raise ValueError(f"seed is an integer from 0 to 2^63 - 1, not {cfg.seed!r}")
+    if not re.fullmatch(r"[\w-]+", str(cfg.recipe.scale)):  # it names a folder
+        raise ValueError(f"recipe.scale is a word, such as full or smoke, not {cfg.recipe.scale!r}")
     Settings.check(cfg)
 
 

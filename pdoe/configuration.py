@@ -92,6 +92,10 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
     name = arguments.pop("name")
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: it is one of {', '.join(MODELS)}")
+    for key, value in arguments.items():
+        widths = isinstance(value, list) and all(type(width) is int for width in value)
+        if key.endswith("widths") and value is not None and not widths:
+            raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
     return MODELS[name](
         PointGroup.named(config["group"]["name"]),
         **arguments,

@@ -209,8 +209,8 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p}")
+        if not (isinstance(p, int | float) and 0 <= p < 1):
+            raise ValueError(f"the probability of dropout is at least 0 and below 1, not {p!r}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

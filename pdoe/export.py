@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
 
     Raises:
         ValueError: the forward pass cannot be followed (it branches on values or sizes of tensors),
-            or calls parts of an equivariant layer instead of the layer.
+            or calls parts of an equivariant layer instead of the layer; or the model, or a layer
+            that would be replaced, has hooks.
 
     >>> import pdoe
     >>> p4 = pdoe.PointGroup(4)
@@ -56,12 +58,22 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
             f"the forward pass of {type(model).__name__} cannot be followed ({error}); it must not "
             "depend on values or sizes of tensors"
         ) from error
+    refuse_hooks(model, "the model")
     rewritten = fx.GraphModule(tracer.root, graph)
     _Rewriter(rewritten).rewrite()
     graph.lint()
     anonymous = fx.Graph()  # a graph remembers its tracer, and would load only where that is
     anonymous.output(anonymous.graph_copy(graph, {}))
     return fx.GraphModule(rewritten, anonymous, type(model).__name__).eval()
+
+
+def refuse_hooks(module: nn.Module, name: str) -> None:
+    """What takes a module's place would not call them."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(
+            f"{name} has hooks on its forward pass, which an exported network has not: remove them "
+            "(those of pruning and of weight norm with their own remove functions)"
+        )
 
 
 def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
@@ -92,17 +104,32 @@ class _Rewriter:
         self.lifted: dict[fx.Node, _Lifted] = {}
 
     def rewrite(self) -> None:
+        called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
         for node in list(self.graph.nodes):
             with self.graph.inserting_before(node):
-                if node.op == "call_module":
+                if node.op == "get_attr":
+                    self.keep(node, called)
+                elif node.op == "call_module":
                     self.call(node, self.modules[node.target])
                 elif kind := self.elementwise(node):
                     self.lifted[node] = kind
                 else:
                     self.fold_inputs(node)
 
+    def keep(self, node: fx.Node, called: set[str]) -> None:
+        """A tensor that is read from a module which may be replaced has a place of its own."""
+        owner, _, name = str(node.target).rpartition(".")
+        if owner in called:
+            node.target = "_".join(["read", *owner.split("."), name])
+            value = getattr(self.modules[owner], name).detach().clone()
+            self.plain.register_buffer(node.target, value)
+
     def call(self, node: fx.Node, module: nn.Module) -> None:
         """A node that calls a module."""
+        if node.kwargs:
+            forward = inspect.signature(type(module).forward)
+            given = forward.bind(module, *node.args, **node.kwargs)
+            node.args, node.kwargs = given.args[1:], given.kwargs
         kind = self.lifted.get(node.args[0]) if node.args else None
         if _is(module, LiftingConv, GroupConv):
             if kind is None and _is(module, GroupConv):
@@ -110,6 +137,7 @@ class _Rewriter:
             self.use(node, None, plain_conv(module))
             self.lifted[node] = _Lifted(module.out_channels, len(module.group))
         elif _is(module, GroupPool):
+            refuse_hooks(module, str(node.target))
             self.fold_inputs(node)
             pool = "amax" if module.kind == "max" else "mean"
             node.op, node.target, node.args = "call_method", pool, (node.args[0], 2)
@@ -125,6 +153,8 @@ class _Rewriter:
     def use(self, node: fx.Node, kind: _Lifted | None, module: nn.Module) -> None:
         """Call this module; one that is called on maps of several kinds has several forms."""
         target = str(node.target)
+        if module is not self.modules[target]:
+            refuse_hooks(self.modules[target], target)
         names = self.names.setdefault(target, {})
         if kind not in names:
             names[kind] = f"{target}_{len(names)}" if names else target

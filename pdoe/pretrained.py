@@ -121,6 +121,8 @@ def entries(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
 def _entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
     """The folder and the entry of a name or a path."""
     packaged = entries()
+    if not isinstance(name, str | Path) or not str(name):
+        raise ValueError(f"a network has a name or a path, not {name!r}: {', '.join(packaged)}")
     if isinstance(name, str) and name in packaged:
         return WEIGHTS, packaged[name]
     path = Path(name)

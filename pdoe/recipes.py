@@ -110,7 +110,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluate_every", "train_images", "test_images"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and (type(value) is not int or value < 1):
                 said = name.replace("evaluate_", "evaluate.")
                 raise ValueError(f"{said} is a positive integer, not {value}")
         if self.augment not in AUGMENTATIONS:
@@ -118,7 +118,8 @@ class Recipe:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
         rates = self.learning_rate
-        if not rates or min(first for first, _ in rates) > 0:
+        pairs = isinstance(rates, list | tuple) and all(map(_is_pair, rates))
+        if not pairs or not rates or min(first for first, _ in rates) > 0:
             raise ValueError(
                 f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {rates}"
             )
@@ -153,6 +154,12 @@ class Recipe:
         return (chosen if self.evaluate_select != "last" else {}) | (
             {"tta_angles": angles} if angles else {}
         )
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is two numbers."""
+    listed = isinstance(value, list | tuple) and len(value) == 2
+    return listed and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
 
 
 def learning_rate_at(

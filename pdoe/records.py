@@ -114,6 +114,12 @@ def new_record(
     ]
     if not isinstance(before.get("data"), dict) or set(data) - set(before["data"]):
         damaged.append("data")
+    manifest = before.get("manifest", {"environments": [], "parts": []})  # the first had none
+    parts = (
+        [manifest.get(k) for k in ("environments", "parts")] if isinstance(manifest, dict) else []
+    )
+    if not parts or not all(isinstance(part, list) for part in parts):
+        damaged.append("manifest")
     if before.get("status") == "finished" and not isinstance(before.get("test_error"), int | float):
         damaged.append("test_error")
     if damaged:
@@ -223,14 +229,27 @@ class RunFolder:
         write_whole(self.path / "config.yaml", text)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one per epoch; a last line cut short by a kill is dropped."""
+        """The rows of metrics.jsonl, one per epoch; a last line cut short by a kill is dropped.
+
+        Raises:
+            RecordError: another line is damaged.
+        """
         rows = []
         path = self.path / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+                row = json.loads(line)
+                if type(row["epoch"]) is not int:
+                    raise ValueError
+            except (ValueError, TypeError, KeyError):
+                if number == len(lines):
+                    break
+                raise RecordError(
+                    f"{path}, line {number}, is no row of an epoch: {line[:40]!r}; "
+                    f"{_WAYS_OUT.format(self.path)}"
+                ) from None
+            rows.append(row)
         return rows
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -246,8 +265,14 @@ class RunFolder:
         )
 
     def discard(self) -> None:
-        """Throw away what an earlier run left, its tracking files apart."""
+        """Throw away what an earlier run left, its tracking files apart.
+
+        The checkpoint goes first, and at once: no run goes on from what was half thrown away.
+        """
+        aside = self.path / ".discarded"
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.checkpoint.exists():
+            self.checkpoint.rename(aside)
         for name in ("result.json", "metrics.jsonl", "diagnostics.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
-        if self.checkpoint.exists():
-            shutil.rmtree(self.checkpoint)
+        shutil.rmtree(aside, ignore_errors=True)

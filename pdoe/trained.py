@@ -11,14 +11,21 @@ from torch import nn
 from .checkpoints import weights_at
 
 CONFIGURATION = "config.yaml"
+NEEDED = {
+    "data": {"name", "source"},
+    "group": {"name"},
+    "model": {"name"},
+    "recipe": {"dropout", "norm", "evaluate", "test_images"},
+}
 
 
 def configuration_in(folder: Path) -> dict[str, Any] | None:
     """What ``config.yaml`` of a run holds, its seed included; None if it cannot be read."""
     try:
-        return OmegaConf.to_container(OmegaConf.load(folder / CONFIGURATION))
+        found = OmegaConf.to_container(OmegaConf.load(folder / CONFIGURATION))
     except Exception:  # YAML has many ways to be damaged
         return None
+    return found if isinstance(found, dict) else None
 
 
 def configuration_at(path: Path) -> dict[str, Any] | None:
@@ -35,9 +42,14 @@ def configuration_at(path: Path) -> dict[str, Any] | None:
         if path.is_dir():
             raise ValueError(f"{path} is no run folder, and lies in none: it lacks {CONFIGURATION}")
         return None
-    config = configuration_in(folder)
-    if not isinstance(config, dict) or not {"data", "model", "group", "recipe"} <= set(config):
-        raise ValueError(f"{folder / CONFIGURATION} is not the configuration of a run")
+    config = configuration_in(folder) or {}
+    for part, keys in NEEDED.items():
+        lacking = keys - set(config[part]) if isinstance(config.get(part), dict) else {"all of it"}
+        if lacking:
+            raise ValueError(
+                f"{folder / CONFIGURATION} is not the configuration of a run: its {part} lacks "
+                f"{', '.join(sorted(lacking))}"
+            )
     return config
 
 

@@ -140,6 +140,8 @@ class Training:
             **(conditions or {}),
         }
         if checkpoint is not None:
+            # A record without this folder has lost it; with it, nothing has been saved yet.
+            ranks.by_first(lambda: checkpoint.mkdir(parents=True, exist_ok=True))
             parts = checkpoint, model, self.averaged, self.optimizer, self.conditions
             found = load(*parts, ranks, any_conditions)
             self.progress, self.position = found or (self.progress, self.position)

@@ -271,7 +271,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(text, end="")
             if options.insert:
                 write_whole(options.insert, insert(before, "equivariance", text))
-    except (ValueError, OSError, TableError, CheckpointMismatch, HydraException) as error:
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        TableError,
+        CheckpointMismatch,
+        HydraException,
+    ) as error:
         print(f"equivariance: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     return 0

@@ -189,3 +189,34 @@ def test_a_norm_on_what_is_not_planar_becomes_an_ordinary_one():
     assert type(plain.norm) is nn.BatchNorm3d and type(model.norm) is BatchNorm
     x = torch.randn(2, 1, 6, 6)
     assert (plain(x) - model.eval()(x)).abs().max() < 1e-6
+
+
+class Reader(nn.Module):
+    """Reads what its layers hold, and names their arguments."""
+
+    def __init__(self):
+        super().__init__()
+        group = PointGroup(3)
+        self.lift, self.conv = LiftingConv(group, 1, 2), GroupConv(group, 2, 2)
+        self.norm, self.pool = nn.BatchNorm3d(2), GroupPool()
+
+    def forward(self, x):
+        x = self.lift(x=x) * self.lift.weight.abs().mean()
+        x = self.norm(input=self.conv(x=x)) * self.norm.weight.sum() + self.norm.running_mean.sum()
+        return self.pool(x=x)
+
+
+def test_what_is_read_from_a_layer_stays_and_arguments_may_be_named():
+    plain = assert_equal_outputs(lived_in(Reader().double()), torch.randn(2, 1, 9, 9).double())
+    assert {type(module) for module in plain.children()} == {nn.Conv2d, nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("where", ["", "0", "1", "2"])
+def test_hooks_that_would_be_lost_are_refused_and_others_are_kept(where):
+    group = PointGroup(3)
+    model = nn.Sequential(LiftingConv(group, 1, 2), nn.BatchNorm3d(2), GroupPool(), nn.ReLU())
+    model[3].register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert_equal_outputs(model, torch.randn(2, 1, 9, 9))
+    model.get_submodule(where).register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match=f"{where or 'the model'} has hooks on its forward pass"):
+        export_plain(model)

@@ -182,6 +182,12 @@ def test_an_unknown_name_is_told_the_known_ones(name):
         load_pretrained(name)
 
 
+@pytest.mark.parametrize("name", [None, 5, b"a", ""])
+def test_what_is_no_name_is_told_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"a name or a path, not {name!r}: .*{NAME}"):
+        load_pretrained(name)
+
+
 # --- torch.hub -----------------------------------------------------------------------------------
 
 

@@ -1,10 +1,13 @@
 """What a run leaves behind: whole files, honest identity, nothing lost."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import git
 
+from pdoe import records
 from pdoe.records import (
     RecordError,
     RunFolder,
@@ -118,7 +121,16 @@ def test_a_record_without_its_fields_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field", [{"data": None}, {"data": {}}, {"commit": None}, {"status": 3}, {"config_hash": None}]
+    "field",
+    [
+        {"data": None},
+        {"data": {}},
+        {"commit": None},
+        {"status": 3},
+        {"config_hash": None},
+        {"manifest": None},
+        {"manifest": {"environments": None, "parts": []}},
+    ],
 )
 def test_a_record_with_a_field_of_another_kind_is_refused(tmp_path, field):
     with pytest.raises(RecordError, match=f"damaged at {next(iter(field))};"):
@@ -161,6 +173,54 @@ def test_a_metrics_line_cut_short_is_dropped(tmp_path):
         file.write('{"epoch": 2, "tr')
     folder.append_metrics({"epoch": 2})
     assert [row["epoch"] for row in folder.metrics()] == [1, 2]
+
+
+@pytest.mark.parametrize("line", ['{"epo', "5", "null", "{}", '{"epoch": "2"}', "nothing"])
+def test_a_damaged_line_among_the_metrics_is_named_and_nothing_is_lost(tmp_path, line):
+    content = f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n'
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(RecordError, match="metrics.jsonl, line 2, is no row of an epoch"):
+        RunFolder(tmp_path).append_metrics({"epoch": 4})
+    assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_what_is_half_discarded_is_no_run_to_go_on_with(tmp_path, monkeypatch):
+    """Killed at whatever step, it never has a checkpoint without its record."""
+
+    def operations(stop_after):
+        """Lets so many operations on files happen."""
+        left = iter(range(stop_after))
+
+        def limited(original):
+            def act(*arguments, **options):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return original(*arguments, **options)
+
+            return act
+
+        for name in ("rename", "unlink"):
+            patched.setattr(Path, name, limited(getattr(Path, name)))
+        patched.setattr(records.shutil, "rmtree", limited(shutil.rmtree))
+
+    for count in range(8):
+        folder = RunFolder(tmp_path / str(count))
+        folder.write_result({})
+        folder.append_metrics({"epoch": 1})
+        folder.checkpoint.mkdir()
+        (folder.checkpoint / "state.pt").write_text("x")
+        with monkeypatch.context() as patched:
+            operations(count)
+            try:
+                folder.discard()
+                break
+            except KeyboardInterrupt:
+                pass
+        untouched = (folder.path / "result.json").exists() and folder.metrics()
+        assert untouched or not folder.checkpoint.exists()
+        folder.discard()
+        assert list(folder.path.iterdir()) == []
+    assert count > 4
 
 
 def test_discarding_leaves_nothing_of_the_run(tmp_path):

@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 import train
+from pdoe import training
 from pdoe.data import load_data
 
 ROOT = Path(train.__file__).parent
@@ -256,11 +257,15 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
         assert f"test error {expected:.3f} %" in said and "of 100 images" in said, place
     assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_p4") == 0
     assert f"test error {expected:.3f} %" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
+    config = "data: {name: a, source: b}\nmodel: {}\ngroup: {name: p1}\nrecipe: {}\n"
+    (tmp_path / "other" / "config.yaml").write_text(config)
     for wrong, said in {
         "null": "needs checkpoint=",
         "nowhere": "does not exist",
         str(tmp_path): "lacks config.yaml",
         str(ROOT / "configs"): "is not the configuration of a run",
+        str(tmp_path / "other"): "configuration of a run: its model lacks name",
         "5": "5 does not exist",
     }.items():
         assert launch("mode=evaluate", f"checkpoint={wrong}") == 1
@@ -325,6 +330,40 @@ def test_a_record_without_its_checkpoint_is_not_overwritten(launch, tmp_path, ca
     assert "recipe.epochs 4, now 3" in capsys.readouterr().err
 
 
+def test_a_run_that_is_killed_before_its_first_checkpoint_is_whole_begins_anew(
+    launch, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    arguments = ["experiment=mnistrot_p4", "recipe.epochs=2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save", killed)
+        assert launch(*arguments) == 75
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    assert json.loads(path.read_text())["epochs"] == 1
+    assert launch(*arguments) == 0
+    epochs = [json.loads(line)["epoch"] for line in (path.parent / "metrics.jsonl").open()]
+    assert epochs == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("metrics.jsonl", '{"epoch": 1}\n5\n{"epoch": 3}\n', "metrics.jsonl, line 2, is no row"),
+        ("config.yaml", "- 1\n", None),
+    ],
+)
+def test_damaged_files_of_a_run_are_named_or_made_anew(launch, tmp_path, capsys, name, text, said):
+    arguments = ["experiment=mnistrot_p4", "recipe.epochs=2"]
+    assert launch(*arguments, "max_time=00:00:00") == 75
+    (path,) = (tmp_path / "outputs").rglob(name)
+    path.write_text(text)
+    assert launch(*arguments) == (1 if said else 0)
+    assert path.read_text() == text if said else "recipe:" in path.read_text()
+    assert (said or "") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["no", "maybe", "1"])
 def test_only_true_throws_a_finished_run_away(launch, tmp_path, capsys, word):
     assert launch("experiment=mnistrot_p4") == 0
@@ -346,6 +385,8 @@ def test_a_value_written_in_another_way_is_a_run_of_its_own(launch, tmp_path):
     "wrong, said",
     [
         ("model.name=vgg", "unknown model 'vgg'"),
+        ("model.widths=3", "model.widths is a list of integers, such as [7, 7], not 3"),
+        ("recipe.dropout=half", "dropout is at least 0 and below 1, not 'half'"),
         ("recipe.augment=flip", "augment is one of none, rotation"),
         ("recipe.epochs=0", "epochs is a positive integer, not 0"),
     ],
@@ -363,8 +404,13 @@ def test_a_configuration_that_cannot_run_is_a_failed_run_with_its_reason(
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        (["experiment=mnistrot_p4", "seed=-1"], "seed is an integer of at least 0, not -1"),
-        (["experiment=mnistrot_p4", "seed=1.5"], "seed is an integer of at least 0, not 1.5"),
+        (["experiment=mnistrot_p4", "seed=-1"], "seed is an integer from 0 to 2^63 - 1, not -1"),
+        (["experiment=mnistrot_p4", "seed=1.5"], "from 0 to 2^63 - 1, not 1.5"),
+        (
+            ["experiment=mnistrot_p4", f"seed={2**63}"],
+            "from 0 to 2^63 - 1, not 9223372036854775808",
+        ),
+        (["experiment=mnistrot_p4", "recipe.scale=../x"], "recipe.scale is a word"),
         (["experiment=mnistrot_p4", "device=gpu"], "device is auto, cpu, cuda or cuda:1"),
         (["experiment=mnistrot_p4", "outputs=/proc/x"], "/proc/x"),
         (["experiment=mnistrot_p5"], "mnistrot_p4"),  # the ones that there are

@@ -377,6 +377,11 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
     "wrong, said",
     [
         ({"epochs": 0}, "epochs is a positive integer, not 0"),
+        ({"epochs": 1.5}, "epochs is a positive integer, not 1.5"),
+        ({"batch_size": True}, "batch_size is a positive integer, not True"),
+        ({"learning_rate": 0.1}, "needs a rate for epoch 0.*not 0.1"),
+        ({"learning_rate": [0.1]}, "needs a rate for epoch 0"),
+        ({"learning_rate": [[0, "a"]]}, "needs a rate for epoch 0"),
         ({"evaluate_every": 0}, "evaluate.every is a positive integer, not 0"),
         ({"train_images": -5}, "train_images is a positive integer, not -5"),
         ({"test_images": 0}, "test_images is a positive integer, not 0"),
