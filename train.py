@@ -167,7 +167,6 @@ def run(cfg: DictConfig) -> str:
         if cfg.restart:
             folder.discard()
         before = folder.read_result()
-        folder.metrics()  # damaged ones are refused before anything is trained
         record = new_record(
             experiment=experiment,
             overrides=overrides,
@@ -181,6 +180,7 @@ def run(cfg: DictConfig) -> str:
             folder=folder.path,
         )
         if record["status"] != "finished":
+            folder.metrics()  # damaged ones are refused before anything is trained
             if record["epochs"] and not folder.checkpoint.exists():
                 raise RecordError(
                     f"{folder.path} has a record of {record['epochs']} epochs but no checkpoint to "

@@ -245,8 +245,9 @@ class RunFolder:
             except (ValueError, TypeError, KeyError):
                 if number == len(lines):
                     break
+                found = line[:40].decode(errors="replace")
                 raise RecordError(
-                    f"{path}, line {number}, is no row of an epoch: {line[:40]!r}; "
+                    f"{path}, line {number}, is no row of an epoch: {found!r}; "
                     f"{_WAYS_OUT.format(self.path)}"
                 ) from None
             rows.append(row)
