@@ -255,13 +255,14 @@ def run(cfg: DictConfig) -> str:
             ranks=ranks,
             log=log,
         )
-        progress = training.run()
+        progress, protocol = training.run(), training.recipe.protocol
+        del training  # its optimiser and averages have done their work
         record.update(progress.for_record())
         if progress.epoch == recipe["epochs"] and not progress.stopped:
             record["equivariance_error"] = measured_equivariance(model, data)
             if ranks.first:
                 mirrored = closing_measurements(model, data, config, folder, progress, say)
-            record.update(training.recipe.protocol(progress.selected_epoch))
+            record.update(protocol(progress.selected_epoch))
             record.update(status="finished", reason=None)
         elif progress.stopped == "time":
             record["reason"] = f"max_time={cfg.max_time} is used up"

@@ -15,16 +15,18 @@ class Constants(nn.Module):
     """
 
     def _constants(self) -> dict[str, np.ndarray | Tensor]:
-        """Name -> exact value; integers stay integers, the rest takes the module's dtype."""
+        """Name -> exact value; integers stay integers, the rest takes the dtype of the weight."""
         raise NotImplementedError
 
-    def _fill_constants(self, like: Tensor | None = None) -> None:
-        """Make them in the dtype and on the device of ``like``, or of those that were there."""
+    def _fill_constants(self) -> None:
+        """Make them in the dtype and on the device of the weight, or of those that were there."""
+        weight = getattr(self, "weight", None)
         for name, exact in self._constants().items():
-            exact = torch.as_tensor(exact)
-            near = like if like is not None else getattr(self, name, torch.empty(0))
-            dtype = near.dtype if exact.is_floating_point() else exact.dtype
-            self.register_buffer(name, exact.to(near.device, dtype), persistent=False)
+            # Not `as_tensor`, which would put it where a device context says.
+            exact = torch.from_numpy(exact) if isinstance(exact, np.ndarray) else exact
+            like = weight if weight is not None else getattr(self, name, torch.empty(0))
+            dtype = like.dtype if exact.is_floating_point() else exact.dtype
+            self.register_buffer(name, exact.to(like.device, dtype), persistent=False)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)

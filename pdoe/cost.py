@@ -28,12 +28,12 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     the time makes it dearer.
     """
     recipe, name = config["recipe"], config["data"]["name"]
+    plan = Recipe.of(recipe)
     train_images, test_images = IMAGES[name]
     train_images = min(train_images, recipe["train_images"] or train_images)
     test_images = min(test_images, recipe["test_images"] or test_images)
     step, test = seconds_per_image(config, device)
     seen = train_images // recipe["batch_size"] * recipe["batch_size"]
-    plan = Recipe.of(recipe)
     tests = sum(map(plan.tests, range(1, plan.epochs + 1))) + (plan.evaluate_select != "last")
     tests *= len(plan.evaluate_tta_angles) or 1
     turned = len(ANGLES) * turned_count(recipe["test_images"], IMAGES[name][1])

@@ -102,6 +102,7 @@ class _Rewriter:
         self.modules = dict(plain.named_modules())  # as they were
         self.names: dict[str, dict[_Lifted | None, str]] = {}
         self.lifted: dict[fx.Node, _Lifted] = {}
+        self.read: list[str] = []  # names of tensors that were read from modules
 
     def rewrite(self) -> None:
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
@@ -120,8 +121,9 @@ class _Rewriter:
         """A tensor that is read from a module which may be replaced has a place of its own."""
         owner, _, name = str(node.target).rpartition(".")
         if owner in called:
-            node.target = "_".join(["read", *owner.split("."), name])
             value = getattr(self.modules[owner], name).detach().clone()
+            node.target = f"_read_{len(self.read)}"
+            self.read.append(node.target)
             self.plain.register_buffer(node.target, value)
 
     def call(self, node: fx.Node, module: nn.Module) -> None:

@@ -65,7 +65,7 @@ class BankConv(Constants):
         self.weight = nn.Parameter(torch.empty(shape, **made))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None
         self._kept: tuple[Tensor, tuple[int, int], Tensor] | None = None
-        self._fill_constants(self.weight)
+        self._fill_constants()
         self.reset_parameters()
 
     def _group_axes(self) -> tuple[int, ...]:

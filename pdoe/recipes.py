@@ -74,8 +74,8 @@ class Recipe:
         evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
             or the first one with the least error on ``data.validation``, on the test set
             ("test_best", which makes the test error too low) or in training ("train_best"). With
-            "validation" the test set is seen once, after the last epoch. Both choose among the
-            epochs that are evaluated.
+            "validation" the test set is seen once, after the last epoch. It and "test_best" choose
+            among the epochs that are evaluated.
         evaluate_tta_angles: test on images turned by these angles, see
             :func:`pdoe.evaluation.confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.

@@ -201,7 +201,7 @@ class Reader(nn.Module):
         self.norm, self.pool = nn.BatchNorm3d(2), GroupPool()
 
     def forward(self, x):
-        x = self.lift(x=x) * self.lift.weight.abs().mean()
+        x = self.lift(x=x) * self.lift.weight.abs().mean() + self.lift.weight.sum()
         x = self.norm(input=self.conv(x=x)) * self.norm.weight.sum() + self.norm.running_mean.sum()
         return self.pool(x=x)
 

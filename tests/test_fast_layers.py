@@ -1,11 +1,11 @@
-"""What is faster on a CPU does what torch does: dropout and pooling (convolution: test_layers)."""
+"""What is faster on a CPU does what torch does: dropout, pooling, convolution (and test_layers)."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pdoe import PointGroup
-from pdoe.cpu import Dropout, MaxPool
+from pdoe.cpu import Dropout, MaxPool, conv2d
 from pdoe.models import PlainCNN
 
 # --- dropout -------------------------------------------------------------------------------------
@@ -134,3 +134,22 @@ def test_it_can_be_differentiated_twice_and_mapped_and_compiled():
     assert torch.equal(mapped, expected)
     compiled = torch.compile(MaxPool(), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), MaxPool()(x))
+
+
+def test_the_convolution_is_differentiated_twice_and_mapped_as_torchs_own():
+    torch.manual_seed(0)
+    x, kernel = torch.randn(2, 2, 5, 4).double(), torch.randn(3, 2, 3, 3).double()
+    several = torch.randn(4, 2, 2, 5, 4).double()
+
+    def loss(convolution, stride):
+        return lambda x, k: (convolution(x, k, None, stride, 1) ** 3).sum()
+
+    for stride in (1, 2):
+        ours, torchs = loss(conv2d, stride), loss(F.conv2d, stride)
+        for argument in (0, 1):
+            found = torch.func.hessian(ours, argument)(x, kernel)
+            torch.testing.assert_close(found, torch.func.hessian(torchs, argument)(x, kernel))
+            each = torch.func.vmap(torch.func.grad(ours, argument), (0, None))(several, kernel)
+            for number, one in enumerate(several):
+                expected = torch.func.grad(torchs, argument)(one, kernel)
+                torch.testing.assert_close(each[number], expected)

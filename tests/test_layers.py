@@ -807,3 +807,16 @@ def test_group_pooling_takes_lifted_maps_only(shape):
     with pytest.raises(ValueError) as failure:
         GroupPool()(torch.zeros(shape))
     assert str(list(shape)) in str(failure.value) or str(tuple(shape)) in str(failure.value)
+
+
+@pytest.mark.parametrize("make", [LiftingConv, GroupConv])
+def test_constants_lie_where_the_weight_lies_whatever_the_context_says(make):
+    with torch.device("meta"):
+        layer = make(PointGroup(8), 1, 2, device="cpu")
+        assert layer.bank.device.type == layer.double().bank.device.type == "cpu"
+    layer = make(PointGroup(8), 1, 2)
+    state = {name: value.double() for name, value in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+    assert layer.to("cpu").bank.dtype == torch.float64
+    exact = make(PointGroup(8), 1, 2, dtype=torch.float64)
+    assert torch.equal(layer.bank, exact.bank)

@@ -69,7 +69,7 @@ class HarmonicConv(Constants):
         # Of one axis, since an optimiser's weight decay is for what has more.
         phases = out_channels * in_channels * orders
         self.phase = nn.Parameter(torch.empty(phases)) if phase else None
-        self._fill_constants(self.weight)
+        self._fill_constants()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
