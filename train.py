@@ -1,4 +1,4 @@
-"""Train one network of one table: config -> data, model, recipe -> fit -> record.
+"""Train one network of one table: config -> data, model, recipe -> training -> record.
 
     python train.py experiment=mnistrot_pdo_p8
     python train.py -m experiment=mnistrot_pdo_p8 group=p4,p6,p8 seed=0,1
