@@ -218,8 +218,10 @@ def load(
     model.load_state_dict(parts["model"])
     if averaged is not None:
         averaged.load_state_dict(parts["averaged"])
-    for group, own in zip(parts["optimizer"]["param_groups"], optimizer.param_groups, strict=True):
-        group |= {name: own[name] for name in ("fused",) if name in own}  # a matter of the device
+    saved = parts["optimizer"]["param_groups"]
+    for group, ours in zip(saved, optimizer.param_groups, strict=True):
+        if "fused" in ours:  # a matter of the device
+            group["fused"] = ours["fused"]
     optimizer.load_state_dict(parts["optimizer"])
     progress = Progress(**state["progress"])
     own = state["ranks"][ranks.rank % len(state["ranks"])]

@@ -27,17 +27,16 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     after one of each that is not; augmentation is left out, and whoever else uses the machine at
     the time makes it dearer.
     """
-    recipe, name = config["recipe"], config["data"]["name"]
-    plan = Recipe.of(recipe)
+    recipe, name = Recipe.of(config["recipe"]), config["data"]["name"]
     train_images, test_images = IMAGES[name]
-    train_images = min(train_images, recipe["train_images"] or train_images)
-    test_images = min(test_images, recipe["test_images"] or test_images)
+    train_images = min(train_images, recipe.train_images or train_images)
+    test_images = min(test_images, recipe.test_images or test_images)
     step, test = seconds_per_image(config, device)
-    seen = train_images // recipe["batch_size"] * recipe["batch_size"]
-    tests = sum(map(plan.tests, range(1, plan.epochs + 1))) + (plan.evaluate_select != "last")
-    tests *= len(plan.evaluate_tta_angles) or 1
-    turned = len(ANGLES) * turned_count(recipe["test_images"], IMAGES[name][1])
-    return recipe["epochs"] * seen * step + (tests * test_images + turned) * test
+    seen = train_images // recipe.batch_size * recipe.batch_size
+    tests = sum(map(recipe.tests, range(1, recipe.epochs + 1))) + (recipe.evaluate_select != "last")
+    tests *= len(recipe.evaluate_tta_angles) or 1
+    turned = len(ANGLES) * turned_count(recipe.test_images, IMAGES[name][1])
+    return recipe.epochs * seen * step + (tests * test_images + turned) * test
 
 
 def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:

@@ -6,9 +6,11 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+Row = Sequence[object] | Mapping[str, object]
 
 
 def write_whole(
@@ -46,8 +48,8 @@ def write_whole(
         raise
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as text; None is an empty cell.
+def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """A table as text, of rows or of mappings with the columns as keys; None is an empty cell.
 
     >>> as_csv(("a", "b"), [(None, 1 / 3)])
     'a,b\\n,0.333333333333\\n'
@@ -55,6 +57,8 @@ def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    # Twelve digits: the last ones are those of a version of a library.
-    writer.writerows([f"{x:.12g}" if isinstance(x, float) else x for x in row] for row in rows)
+    for row in rows:
+        cells = [row[name] for name in columns] if isinstance(row, Mapping) else row
+        # Twelve digits: the last ones are those of a version of a library.
+        writer.writerow([f"{x:.12g}" if isinstance(x, float) else x for x in cells])
     return out.getvalue()

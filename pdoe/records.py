@@ -114,11 +114,9 @@ def new_record(
     ]
     if not isinstance(before.get("data"), dict) or set(data) - set(before["data"]):
         damaged.append("data")
-    manifest = before.get("manifest", {"environments": [], "parts": []})  # the first had none
-    parts = (
-        [manifest.get(k) for k in ("environments", "parts")] if isinstance(manifest, dict) else []
-    )
-    if not parts or not all(isinstance(part, list) for part in parts):
+    manifest, lists = before.get("manifest", {}), ("environments", "parts")  # the first had none
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(k, []), list) for k in lists)
+    if not whole:
         damaged.append("manifest")
     if before.get("status") == "finished" and not isinstance(before.get("test_error"), int | float):
         damaged.append("test_error")

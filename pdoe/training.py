@@ -151,7 +151,7 @@ class Training:
         self.console = Console(recipe.epochs, self.progress.epoch, ranks.first)
         self.began = self.saved = time.perf_counter()
         self.started = self.began - self.progress.seconds  # as if there had been no interruption
-        self.begun = False  # whether anything has been done yet
+        self.worked = False  # whether anything has been done yet
         self.pace = 0.0  # seconds that the steps of an epoch take now
 
     def run(self) -> Progress:
@@ -213,7 +213,7 @@ class Training:
             sums[0] += loss * count
             sums[1] += wrong
             progress.step = step + 1
-            self.begun = True
+            self.worked = True
             if progress.step % interval and progress.step < self.steps:
                 continue
             self._must_be_finite(unseen)
@@ -272,7 +272,7 @@ class Training:
         if confusion is None:
             self._save()
             return None
-        self.begun = True
+        self.worked = True
         progress.confusion = confusion.tolist()
         progress.evaluation_seconds = time.perf_counter() - began
         return error_of(confusion)
@@ -350,7 +350,7 @@ class Training:
 
     def _reason_to_stop(self, ahead: float = 0.0) -> str | None:
         """Why what takes so many seconds more should not be begun; the same on every rank."""
-        late = self.max_seconds is not None and self.begun
+        late = self.max_seconds is not None and self.worked
         late = late and time.perf_counter() - self.began + ahead > self.max_seconds
         reason = 2 if self.stop.requested else int(late)
         return (None, "time", "signal")[self.ranks.largest(reason, self.device)]

@@ -303,7 +303,7 @@ def targets(lines: list[dict[str, str]]) -> str:
 def write(path: Path, before: list[dict[str, str]], lines: list[dict]) -> None:
     """The figures, the table and the drawing of what was there before and what is new."""
     after = merged(before, lines)
-    write_whole(path, as_csv(COLUMNS, ([line[c] for c in COLUMNS] for line in after)))
+    write_whole(path, as_csv(COLUMNS, after))
     write_whole(path.with_suffix(".md"), table(path.stem, after, before))
     if (fits := exponents(after)) and find_spec("matplotlib"):
         write_whole(path.with_suffix(".svg"), render([scaling(fits)], 410, 330))

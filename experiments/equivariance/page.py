@@ -70,9 +70,8 @@ def put(folder: Path, commit: str, dirty: bool, **measured: Lines) -> None:
             keyed.setdefault(key, []).extend([] if key in replaced else [line])
         for line in fresh:
             keyed.setdefault(tuple(line[k] for k in KEYS[name]), []).append(line)
-        columns, lines = COLUMNS[name], [line for lines in keyed.values() for line in lines]
-        rows = ([line[column] for column in columns] for line in lines)
-        write_whole(folder / f"{name}.csv", as_csv(columns, rows))
+        lines = (line for lines in keyed.values() for line in lines)
+        write_whole(folder / f"{name}.csv", as_csv(COLUMNS[name], lines))
 
 
 def draw(folder: Path) -> None:

@@ -112,7 +112,7 @@ def main(folders: list[str]) -> None:
         ordered = sorted(
             lines.values(), key=lambda x: [x["experiment"], x["overrides"], int(x["seed"])]
         )
-        write_whole(RESULTS, as_csv(COLUMNS, ([x[c] for c in COLUMNS] for x in ordered)))
+        write_whole(RESULTS, as_csv(COLUMNS, ordered))
 
 
 if __name__ == "__main__":
