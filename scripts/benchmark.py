@@ -11,11 +11,16 @@ Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a ca
 - `e2cnn`: e2cnn 0.2.3 with as many regular fields and the same support, where it is installed
   (`pip install 'pdoe[peers]'`) and has the group; never compiled.
 
+On a GPU fp32 is float32, not TF32.
+
 Contestants take turns, in an order that is reversed every round; times are medians, ratios medians
-of the rounds' own ratios with their quartiles. Peak memory is that of a training step in a fresh
-process each, above what is held between two steps. Writes `results/benchmarks/<hardware>.csv`
-(figures of cases that were not selected stay), a table beside it, and a figure of cost against
-size.
+of the rounds' own ratios with their quartiles. Peak memory is that of a training step above what is
+held between two steps, on a CPU in a fresh process each. `--mode graphs`, on a GPU, records what
+every contestant does as a CUDA graph and replays it, as training does there: what the card takes,
+not the host that feeds it.
+
+Writes `results/benchmarks/<hardware>.csv` (figures of cases that were not selected stay), a table
+beside it, and a figure of cost against size.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.util import find_spec
@@ -75,7 +80,9 @@ def prepared(
             model = model.to(memory_format=memory_format)
     if mode == "compiled" and rival != "e2cnn":
         model = torch.compile(model)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # Autocast would keep casts of weights beyond the recording of a graph.
+    half, keep = precision == "bf16", mode != "graphs"
+    autocast = torch.autocast(device.type, torch.bfloat16, half, cache_enabled=keep)
     if phase == "eval":
 
         def work():
@@ -96,7 +103,7 @@ def prepared(
             y.backward(gradient)
 
         return work
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), capturable=mode == "graphs")
     labels = torch.randint(0, 10, (len(x),), device=device)
 
     def work():
@@ -107,6 +114,33 @@ def prepared(
         optimizer.step()
 
     return work
+
+
+def recorded(work: Callable[[], None]) -> Callable[[], None]:
+    """The replay of the work as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # what is allocated and chosen once is none of the recording
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def all_recorded(works: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
+    """The replays, without the peer if its work fits no graph."""
+    replays = {}
+    for name, work in works.items():
+        try:
+            replays[name] = recorded(work)
+        except RuntimeError as error:
+            if name != "e2cnn":
+                raise
+            print(f"e2cnn fits no CUDA graph ({str(error).splitlines()[0]})", flush=True)
+    return replays
 
 
 def race(works: dict[str, Callable[[], None]], rounds: int, device) -> dict[str, list[float]]:
@@ -125,7 +159,9 @@ def race(works: dict[str, Callable[[], None]], rounds: int, device) -> dict[str,
 
 
 def peak_mib(case: Case, rival: str, precision: str, device) -> float:
-    """Peak memory of training, in a process of its own."""
+    """Peak memory of training; on a CPU, where all that is resident counts, in its own process."""
+    if device.type == "cuda":
+        return measure_peak(case, rival, precision, device)
     command = [sys.executable, __file__, "--peak", json.dumps([case.name, rival, precision])]
     command += ["--device", str(device)]
     # Maps get pages of their own and give them back, so that what is resident is what is held.
@@ -166,11 +202,13 @@ def measure(
         models[name] = make()
         built[name] = 1e3 * (time.perf_counter() - began)
     peaks = {}
-    if "train" in case.phases and mode == "eager":
+    if "train" in case.phases and mode != "compiled":
         peaks = {name: peak_mib(case, name, precision, device) for name in makers}
     lines = []
     for phase in case.phases:
         works = {n: prepared(case, n, m, phase, precision, device, mode) for n, m in models.items()}
+        if mode == "graphs":
+            works = all_recorded(works)
         times = race(works, rounds, device)
         plains = [name for name in times if name.startswith("plain")]
         plain = min(plains, key=lambda name: median(times[name]))
@@ -243,7 +281,9 @@ def read_lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def merged(before: list[dict[str, str]], lines: list[dict]) -> list[dict[str, str]]:
+def merged(
+    before: list[dict[str, str]], lines: list[dict], known: Sequence[Case]
+) -> list[dict[str, str]]:
     """New lines in the place of those of the same case, phase, precision and mode."""
     new = [{column: text_of(line[column]) for column in COLUMNS} for line in lines]
 
@@ -251,7 +291,7 @@ def merged(before: list[dict[str, str]], lines: list[dict]) -> list[dict[str, st
         return line["case"], line["phase"], line["precision"], line["mode"]
 
     replaced = {key(line) for line in new}
-    order = {case.name: number for number, case in enumerate(cases())}
+    order = {case.name: number for number, case in enumerate(known)}
     kept = [line for line in before if key(line) not in replaced]
     return sorted(kept + new, key=lambda line: (order.get(line["case"], len(order)), key(line)))
 
@@ -285,7 +325,12 @@ def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str
 
 
 def targets(lines: list[dict[str, str]]) -> str:
-    """What is aimed at and what was measured, the worst line of each target."""
+    """What is aimed at and what was measured, the worst line of each target.
+
+    As training runs it: recorded on a GPU, eager on a CPU.
+    """
+    graphs = [line for line in lines if line["mode"] == "graphs"]
+    lines = graphs or [line for line in lines if line["mode"] == "eager"]
     rows = []
     for target in TARGETS:
         found = target.of(lines)
@@ -300,9 +345,11 @@ def targets(lines: list[dict[str, str]]) -> str:
     return grid(("target", "bound", "measured, the worst case", "verdict"), rows)
 
 
-def write(path: Path, before: list[dict[str, str]], lines: list[dict]) -> None:
+def write(
+    path: Path, before: list[dict[str, str]], lines: list[dict], known: Sequence[Case]
+) -> None:
     """The figures, the table and the drawing of what was there before and what is new."""
-    after = merged(before, lines)
+    after = merged(before, lines, known)
     write_whole(path, as_csv(COLUMNS, after))
     write_whole(path.with_suffix(".md"), table(path.stem, after, before))
     if (fits := exponents(after)) and find_spec("matplotlib"):
@@ -320,34 +367,39 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--select", default="*", help="patterns of case names, 'a*;b*'")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp32,bf16")
-    parser.add_argument("--mode", default="eager", help="eager, compiled or eager,compiled")
+    parser.add_argument("--mode", default="eager", help="of eager, compiled and graphs")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     device = resolve_device(options.device)
+    known = cases(device.type)
     if options.peak:
         name, rival, precision = json.loads(options.peak)
-        (case,) = [case for case in cases() if case.name == name]
+        (case,) = [case for case in known if case.name == name]
         print(measure_peak(case, rival, precision, device))
         return 0
 
     patterns = options.select.split(";")
-    chosen = [case for case in cases() if any(fnmatchcase(case.name, p) for p in patterns)]
+    chosen = [case for case in known if any(fnmatchcase(case.name, p) for p in patterns)]
     precisions, modes = options.precision.split(","), options.mode.split(",")
-    known = set(precisions) <= {"fp32", "bf16"} and set(modes) <= {"eager", "compiled"}
+    words = set(precisions) <= {"fp32", "bf16"} and set(modes) <= {"eager", "compiled", "graphs"}
     imports = any(fnmatchcase(IMPORT, pattern) for pattern in patterns)
-    if not (chosen or imports) or not known or options.rounds < 3:
-        names = "\n  ".join([*(case.name for case in cases()), IMPORT])
+    if not (chosen or imports) or not words or options.rounds < 3:
+        names = "\n  ".join([*(case.name for case in known), IMPORT])
         parser.error(
-            "precisions are fp32 and bf16, modes eager and compiled, rounds at least 3, and cases "
-            f"are\n  {names}"
+            "precisions are fp32 and bf16, modes eager, compiled and graphs, rounds at least 3, "
+            f"and cases are\n  {names}"
         )
     if "compiled" in modes and device.type == "cpu" and not (which("g++") or which("clang++")):
         parser.error("torch.compile needs a C++ compiler for the CPU, and there is none here")
+    if "graphs" in modes and device.type == "cpu":
+        parser.error("CUDA graphs need a GPU; here modes are eager and compiled")
     threads = torch.get_num_threads() if device.type == "cpu" else None
     commit, dirty = repository_state(ROOT)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     hardware = {
         "device": device_name(device), "threads": threads, "torch": torch.__version__,
         "commit": commit, "dirty": dirty, "date": now(),
@@ -355,12 +407,12 @@ def main(argv: list[str] | None = None) -> int:
     path = options.results / f"{slug(hardware['device'], threads)}.csv"
     before = read_lines(path) if path.exists() else []
     lines = measure_imports(options.rounds, hardware) if imports else []
-    write(path, before, lines)
+    write(path, before, lines, known)
     for precision in precisions:
         for mode in modes:
             for case in chosen:
                 lines += measure(case, precision, mode, options.rounds, device, hardware)
-                write(path, before, lines)  # after every case: what was measured is kept
+                write(path, before, lines, known)  # after every case: what was measured is kept
     print(f"{len(lines)} figures in {path}")
     return 0
 

@@ -144,3 +144,16 @@ def test_an_unknown_case_is_refused_and_the_known_ones_are_named(capsys):
     with pytest.raises(SystemExit):
         benchmark["main"](["--select", "layer p99*"])
     assert "block p8, 7 fields, 24x24, batch 128" in capsys.readouterr().err
+
+
+def test_graphs_are_refused_without_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        benchmark["main"](["--mode", "graphs", "--device", "cpu"])
+    assert "CUDA graphs need a GPU" in capsys.readouterr().err
+
+
+def test_on_a_gpu_targets_are_judged_as_training_runs_there():
+    eager = {"case": "layer p8, 16 fields, 16x16, batch 64", "phase": "train", "mode": "eager",
+             "precision": "bf16", "rival": "plain", "ratio": "3"}  # fmt: skip
+    text = benchmark["targets"]([eager, eager | {"mode": "graphs", "ratio": "1.02"}])
+    assert "| 1.020 " in text and "| 3.000 " not in text

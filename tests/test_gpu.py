@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import pickle
 import subprocess
 import sys
@@ -205,3 +206,18 @@ def test_a_run_of_the_command_line_finishes(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cuda graph: yes" in done.stdout and "CUDA graph: no" not in done.stdout
+
+
+def test_the_benchmark_replays_all_contestants(tmp_path):
+    benchmark = [sys.executable, "scripts/benchmark.py", "--results", str(tmp_path)]
+    cases = ["--select", "scaling p4, 2 *;block p8, 7 *;network mnistrot_pdo_p8,*", "--rounds", "3"]
+    done = subprocess.run(
+        [*benchmark, *cases, "--precision", "bf16", "--mode", "graphs"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.csv")
+    with open(path, newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["rival"].startswith("plain")]
+    assert len(lines) == 5 and all(float(line["ours_ms"]) > 0 for line in lines)
+    assert all(float(line["ours_mib"]) > 1 for line in lines if "block" in line["case"])

@@ -139,7 +139,8 @@ def exported(case: Case) -> Case:
 
 
 @cache  # composing the experiments takes a while, and the order of the cases is asked for often
-def cases() -> list[Case]:
+def cases(device: str = "cpu") -> list[Case]:
+    """The cases for a kind of device; a GPU takes the residual networks in batches of 128."""
     parts = [
         part(kind, group, fields, side, batch)
         for kind in ("layer", "block")
@@ -161,10 +162,15 @@ def cases() -> list[Case]:
         network("mnistrot_p4", 128),
         network("mnistrot_pdo_p8", 128),
         network("mnistrot_pdo_p8_large", 32),
-        network("cifar10_resnet_26", 32),
-        network("cifar10_pdo_p6_26", 32),
-        network("cifar10_gcnn_p4m_44", 8),
-        network("cifar10_pdo_p8_44", 8),
+        *(
+            network(experiment, 128 if device == "cuda" else batch)
+            for experiment, batch in (
+                ("cifar10_resnet_26", 32),
+                ("cifar10_pdo_p6_26", 32),
+                ("cifar10_gcnn_p4m_44", 8),
+                ("cifar10_pdo_p8_44", 8),
+            )
+        ),
     ]
     scaling = [
         part("scaling", group, fields, 16, 32)
@@ -247,7 +253,7 @@ class Target:
 
     def of(self, lines: list[dict[str, str]]) -> list[float]:
         keys = {"case": self.cases, "phase": self.phase, "rival": self.rival}
-        keys |= {"precision": self.precision, "mode": "eager"}
+        keys |= {"precision": self.precision}
         return [
             self.quantity(line)
             for line in lines
