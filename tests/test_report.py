@@ -302,6 +302,21 @@ def test_rows_with_several_seeds_are_held_against_each_other(place, undrawn):
     assert f"+1.100 ± {half:.3f} (n = 2)" in page
 
 
+def test_the_figure_of_speed_keeps_to_one_precision_and_mode(place, undrawn):
+    (measured,) = (ROOT / "results" / "benchmarks").glob("cpu*.csv")
+    eager = [*measured.read_text().splitlines(), ""]
+    (place.results / "benchmarks").mkdir()
+    copy = place.results / "benchmarks" / "gpu.csv"
+    copy.write_text("\n".join(eager))
+    assert "2 threads, fp32, eager, random images." in place.compose()[0]
+    block = next(line for line in eager if '"block p8, 7' in line and ",fp32,eager,plain," in line)
+    graphs = block.replace(",eager,", ",graphs,")
+    copy.write_text("\n".join(eager + [graphs.replace(",fp32,", ",bf16,"), ""]))
+    assert "2 threads, fp32, eager, random images." in place.compose()[0]
+    copy.write_text("\n".join(eager + [graphs, ""]))
+    assert "2 threads, fp32, replayed as CUDA graphs, random images." in place.compose()[0]
+
+
 def test_without_any_result_every_section_stays_and_says_what_makes_it(place, undrawn):
     page, files, problems = place.compose()
     Elements(page)

@@ -24,25 +24,27 @@ def speed(report: Report) -> None:
     for path in sorted((report.results / "benchmarks").glob("*.csv")):
         lines = report.lines(path, TEXTS, FIGURES)
         lines = [line for line in lines if min(line["ours_ms"], line["rival_ms"]) > 0]
-        usual = [line for line in lines if (line["precision"], line["mode"]) == ("fp32", "eager")]
+        drawn = charts.of_one_kind(lines)
         panels = []
         for kind, name in (("network", "Networks"), ("block", "Blocks: layer, norm, ReLU")):
-            own = [line for line in usual if line["case"].startswith(f"{kind} ")]
+            own = [line for line in drawn if line["case"].startswith(f"{kind} ")]
             if own := [line for line in own if line["rival"].startswith("plain")]:
                 most = max(own, key=lambda line: line["ratio"])
                 alt = f"{name}: time over that of plain ones, at most {most['ratio']:.2f}, of "
                 panels.append((charts.ratios(name, own), f"{alt}{most['case']}"))
-        if fits := charts.exponents(lines):
+        if fits := charts.exponents(drawn):
             alt = ", ".join(f"{name} {slope:.2f}" for name, (slope, _) in fits.items())
             panels.append((charts.scaling(fits), f"Time against channels; exponents: {alt}"))
         if panels:
             device = ", ".join(sorted({device_of(line) for line in lines}))
             rounds = sorted({int(line["rounds"]) for line in lines})
+            precision, mode = drawn[0]["precision"], drawn[0]["mode"]
+            mode = "replayed as CUDA graphs" if mode == "graphs" else mode
             caption = (
-                f"On {device}, fp32, eager, random images. Networks and blocks: our time over that "
-                "of the ordinary network of the same arithmetic, below 1 where ours is faster; "
-                f"median and quartiles over n = {rounds[0]} to {rounds[-1]} rounds in which both "
-                "took turns. "
+                f"On {device}, {precision}, {mode}, random images. Networks and blocks: our time "
+                "over that of the ordinary network of the same arithmetic, below 1 where ours is "
+                f"faster; median and quartiles over n = {rounds[0]} to {rounds[-1]} rounds in "
+                "which both took turns. "
                 f"Last panel: medians of single layers ({commits_of(lines)})."
             )
             place, title = f"benchmarks/{path.stem}", f"Time beside ordinary networks, {device}"

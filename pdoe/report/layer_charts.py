@@ -165,12 +165,17 @@ def planar_channels(case: str) -> int | None:
     return len(PointGroup.named(found[1])) * int(found[2]) if found else None
 
 
+def of_one_kind(lines: Sequence[dict]) -> list[dict]:
+    """The lines of one precision and mode: fp32 before bf16, CUDA graphs before eager."""
+    kinds = [(line["precision"], line["mode"]) for line in lines]
+    first = max(kinds, default=None)  # as the words are ordered
+    return [line for line, kind in zip(lines, kinds, strict=True) if kind == first]
+
+
 def exponents(lines: Sequence[dict]) -> dict[str, tuple[float, list[tuple[int, float]]]]:
     """Fitted exponent of time against planar channels |G| x C, and the points, per contestant."""
+    lines = of_one_kind([line for line in lines if planar_channels(line["case"])])
     sized = [(planar_channels(line["case"]), line) for line in lines]
-    sized = [(size, line) for size, line in sized if size]
-    kinds = [(line["precision"], line["mode"]) for _, line in sized]  # one: eager fp32 first
-    sized = [pair for pair, kind in zip(sized, kinds, strict=True) if kind == max(kinds)]
     fits = {}
     for name, cost in (("ours", "ours_ms"), ("plain", "rival_ms")):
         points = sorted((size, float(line[cost])) for size, line in sized)
