@@ -12,6 +12,7 @@ GROUPS ?=
 DATA ?= mnist_rot
 SCALE ?= full
 PRECISION ?= fp32
+MODE ?= eager
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -42,7 +43,7 @@ reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a
 reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the paper's 300 epochs
 	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),$(CIFAR_ROWS))" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
 
-sweep-groups: env ## train one MNIST-rot network with every group, at equal parameters: GROUPS=p1,p8 SEEDS=0,1,2
+sweep-groups: env ## train one MNIST-rot network with eight groups, none of more parameters than p8: GROUPS=p1,p8 SEEDS=0,1,2
 	$(RUN) scripts/sweep_groups.py --seeds "$(SEEDS)" $(if $(GROUPS),--groups "$(GROUPS)")
 
 compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
@@ -58,8 +59,8 @@ view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/...
 	if [ -z "$$newest" ]; then echo "no W&B run lies below $(VIEW)"; exit 1; fi; \
 	$(RUN) -m wandb leet "$$newest"
 
-benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16 (quiet machine, long)
-	$(RUN) scripts/benchmark.py --precision "$(PRECISION)"
+benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,bf16, on a GPU MODE=eager,graphs (quiet machine, long)
+	$(RUN) scripts/benchmark.py --precision "$(PRECISION)" --mode "$(MODE)"
 
 clean: ## remove .venv and caches (outputs/, data/ and results/ stay)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -197,7 +197,8 @@ def convergence_order(
         seed: of the field and the points.
 
     Raises:
-        ValueError: the group has other elements, but not this one, or a layer is not as above.
+        ValueError: the group has other elements, but not this one, or a layer has other than nine
+            filters, a stride or a bias.
     """
     for layer in layers:
         if layer.weight.shape[-1] != len(OPERATORS) or layer.stride != 1 or layer.bias is not None:

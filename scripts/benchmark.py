@@ -9,7 +9,7 @@ Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a ca
   `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit. Run
   with contiguous and with channels-last input; the ratio is taken to the faster of the two.
 - `e2cnn`: e2cnn 0.2.3 with as many regular fields and the same support, where it is installed
-  (`pip install 'pdoe[peers]'`) and has the group; never compiled.
+  (`pip install '.[peers]'`) and has the group; never compiled.
 
 On a GPU fp32 is float32, not TF32.
 
@@ -320,7 +320,9 @@ def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str
         f"## All figures\n\n{grid(header, rows)}\n"
         "Ratios are ours / rival, below 1 where we are faster: median and quartiles over the\n"
         "rounds of one process in which the contestants took turns. `plain` is the ordinary\n"
-        "network of the same arithmetic. How they are measured: `scripts/benchmark.py`.\n"
+        "network of the same arithmetic. `before`: the ratio that stood here before the line was\n"
+        "measured again; `peak memory`: the ratio of the peaks of a training step. How they are\n"
+        "measured: `scripts/benchmark.py`.\n"
     )
 
 

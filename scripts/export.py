@@ -6,7 +6,7 @@
 Writes `plain.pt2` beside the record (load it with `torch.export.load(path).module()`), or
 `plain.onnx`. The input is a batch of any size of normalised images, float32; the mean and the
 standard deviation to normalise by are printed. Before anything is written the outputs are compared
-with the run's network on test images. ONNX needs `pip install pdoe[export]`.
+with the run's network on test images. ONNX needs `pip install '.[export]'`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
     if found is None or not (folder / "config.yaml").is_file():
         raise ValueError(
             f"{folder} is no run folder with a checkpoint: it lacks "
-            f"{'checkpoint/step=...' if found is None else 'config.yaml'}"
+            f"{'checkpoint/epoch=...,step=...' if found is None else 'config.yaml'}"
         )
     parts = found[1]
     config = configuration_at(folder)
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"export: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f"export: {error.name} is not installed: pip install 'pdoe[export]'", file=sys.stderr)
+        print(f"export: {error.name} is not installed: pip install '.[export]'", file=sys.stderr)
         return 1
     return 0
 

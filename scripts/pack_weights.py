@@ -91,7 +91,7 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
         if not torch.equal(copy(images), model.to(images)(images)):
             raise ValueError(f"what is packed does not compute what the network of {folder} does")
     write_whole(to / f"{name}.pt", content)
-    write_whole(to / f"{name}.md", card(name, entry, record))
+    write_whole(to / f"{name}.md", card(name, called(name, to), entry, record))
     index = dict(sorted((there | {name: entry}).items()))
     write_whole(to / INDEX, json.dumps(index, indent=2) + "\n")
 
@@ -167,7 +167,15 @@ def described(
     }
 
 
-def card(name: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
+def called(name: str, to: Path) -> str:
+    """What ``load_pretrained`` takes; a folder outside of the checkout is not named in a card."""
+    if to.resolve() == WEIGHTS.resolve():
+        return name
+    file = to.resolve() / f"{name}.pt"
+    return file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else file.name
+
+
+def card(name: str, call: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
     """What the network is, what was measured and what it is not for, as Markdown."""
     config, data = entry["configuration"], entry["data"]
     images, limit = IMAGES[data["name"]]
@@ -206,7 +214,7 @@ def card(name: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
 {entry["summary"]}.
 
 ```python
-net = pdoe.load_pretrained("{name}")
+net = pdoe.load_pretrained("{call}")
 x = net.preprocess(images)  # uint8 [B, {", ".join(map(str, entry["image"]))}], as one sees them
 labels = net(x).argmax(1)
 ```

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"refused: {args.results} is no folder")
         return 2
     if not find_spec("matplotlib"):
-        say("refused: figures need matplotlib: pip install 'pdoe[report]'")
+        say("refused: figures need matplotlib: pip install '.[report]'")
         return 2
     try:
         page, files, problems = report.compose(ROOT / "experiments", args.results)

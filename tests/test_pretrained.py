@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import pickle
+import re
 import runpy
 import shutil
 import subprocess
@@ -266,6 +267,17 @@ def test_packing_the_same_run_again_gives_the_same_bytes(pack, a_run, tmp_path, 
     card = (places[0] / "a_network.md").read_text()
     assert "5.000 % ± 9.552 (95 %, sampling of 20 images); n = 1 run" in card
     assert f"experiment={NAME} recipe=x 'model.widths=[7,7]' seed=3`" in card
+    assert 'net = pdoe.load_pretrained("a_network.pt")' in card
+
+
+def test_the_call_in_every_committed_card_loads_its_network(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cards = [*ROOT.glob("pdoe/weights/*.md"), *ROOT.glob("results/weights/*.md")]
+    assert len(cards) == 4
+    for card in cards:
+        (call,) = re.findall(r'pdoe.load_pretrained\("(.*)"\)', card.read_text())
+        parameters = sum(p.numel() for p in load_pretrained(call).parameters())
+        assert f"| parameters | {parameters:,} |" in card.read_text()
 
 
 def test_a_card_says_which_epoch_counted_and_that_test_images_were_turned(pack, a_run, tmp_path):

@@ -474,7 +474,7 @@ def test_a_results_file_that_cannot_be_read_is_refused_in_one_line(place, script
 def test_without_matplotlib_the_command_says_what_to_install(place, script, capsys, monkeypatch):
     monkeypatch.setattr(script, "find_spec", lambda name: None)
     assert script.main(["--results", str(place.results)]) == 2
-    assert "pip install 'pdoe[report]'" in capsys.readouterr().err
+    assert "pip install '.[report]'" in capsys.readouterr().err
 
 
 def test_lines_of_a_missing_file_are_none_and_those_of_no_csv_are_named(tmp_path):

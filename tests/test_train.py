@@ -433,7 +433,7 @@ def test_wrong_words_on_the_command_line_are_named(launch, tmp_path, capsys, wro
 
 def test_a_launcher_carries_out_the_runs_of_a_sweep_as_jobs(tmp_path, digits):
     """The path to a cluster with jobs that are processes here; a failed one fails the sweep."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pdoe[cluster]")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra: cluster")
     command = [
         *(sys.executable, str(ROOT / "train.py"), "-m", "launcher=local", *SMALL),
         *("data.source=embedded", "model.widths=[2,2]", "model.pool_after=[1]"),
