@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file
-from pdoe.command_line import as_path, check_words, seconds
+from pdoe.command_line import as_path, check_groups, check_words, seconds
 from pdoe.configuration import build_model, completed, configured_data, hashed
 from pdoe.data import DataError, DataSet
 from pdoe.devices import (
@@ -47,7 +48,7 @@ from pdoe.recipes import Recipe
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
 from pdoe.tracking import Tracker
 from pdoe.trained import configuration_at, configuration_in, load_weights
-from pdoe.training import Diverged, Stop, Training, evaluate
+from pdoe.training import Diverged, Stop, Training, check, evaluate
 
 ROOT = Path(__file__).resolve().parent
 # What a run computes does not depend on these, or only in rounding: they neither name a run nor
@@ -67,6 +68,10 @@ _stop = Stop()
 
 def main() -> None:
     sys.argv[1:] = map(as_path, sys.argv[1:])
+    try:
+        check_groups(sys.argv[1:])
+    except ValueError as error:  # which Hydra would tell in a traceback
+        sys.exit(f"train.py: {error}")
     before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         _main()
@@ -107,7 +112,8 @@ def _main(cfg: DictConfig) -> None:
     try:
         if cfg.mode not in ("train", "evaluate"):
             raise ValueError(f"mode is train or evaluate, not {cfg.mode!r}")
-        status = run(cfg) if cfg.mode == "train" else evaluate_alone(cfg)
+        with ExitStack() as held:
+            status = run(cfg, held) if cfg.mode == "train" else evaluate_alone(cfg)
     except (RecordError, CheckpointMismatch, DataError, ValueError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"train.py: {error}", file=sys.stderr)
@@ -123,8 +129,11 @@ def _main(cfg: DictConfig) -> None:
         sys.exit(1)  # the other ranks may be elsewhere: they end with this one
 
 
-def run(cfg: DictConfig) -> str:
-    """Carry out one run, or go on with it, or skip it; its status."""
+def run(cfg: DictConfig, held: ExitStack) -> str:
+    """Carry out one run, or go on with it, or skip it; its status.
+
+    ``held`` lets go of the run's folder when the run has ended, in whatever way.
+    """
     began = time.perf_counter()
     experiment = HydraConfig.get().runtime.choices.experiment or "custom"
     config = resolved(cfg, experiment)
@@ -148,6 +157,8 @@ def run(cfg: DictConfig) -> str:
     problem: Exception | None = None
     chosen: list[str] = []
     try:
+        plan = Recipe.of(recipe)
+        check(plan, data, ranks.count)
         model, settings, chosen = built(cfg, config, data, device, ranks)
     except Exception as error:
         if cfg.restart:  # before anything is thrown away
@@ -164,6 +175,7 @@ def run(cfg: DictConfig) -> str:
 
     def begin() -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """The record that was there, and the one of this run."""
+        held.enter_context(folder.taken())
         if cfg.restart:
             folder.discard()
         before = folder.read_result()
@@ -180,7 +192,9 @@ def run(cfg: DictConfig) -> str:
             folder=folder.path,
         )
         if record["status"] != "finished":
-            folder.metrics()  # damaged ones are refused before anything is trained
+            rows = {row["epoch"] for row in folder.metrics()}  # damaged ones are refused
+            if lost := sorted(set(range(1, record["epochs"] + 1)) - rows):
+                print(f"{folder.path}/metrics.jsonl lacks epochs {lost[0]} to {lost[-1]}")
             if record["epochs"] and not folder.checkpoint.exists():
                 raise RecordError(
                     f"{folder.path} has a record of {record['epochs']} epochs but no checkpoint to "
@@ -235,7 +249,7 @@ def run(cfg: DictConfig) -> str:
         training = Training(
             model,
             data,
-            Recipe.of(recipe),
+            plan,
             seed=cfg.seed,
             precision=config["precision"],
             cuda_graph=settings.cuda_graph,

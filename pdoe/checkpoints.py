@@ -10,6 +10,7 @@ always a whole one. All files load with ``weights_only=True``.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -144,7 +145,10 @@ def _write(path: Path, parts: Mapping[str, Any]) -> None:
     try:
         beside.mkdir(parents=True)
         for name, content in parts.items():
-            write_whole(beside / f"{name}.pt", lambda file, c=content: torch.save(c, file))
+            # Into memory first: writing to a full disk torch.save raises what is no OSError.
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            write_whole(beside / f"{name}.pt", lambda file, b=buffer: file.write(b.getbuffer()))
         sums = {f"{name}.pt": _sha256(beside / f"{name}.pt") for name in parts}
         write_whole(beside / SUMS, json.dumps(sums, indent=2) + "\n")
         # Newer ones are damaged: the run went on from before them. One of the same name is damaged,
@@ -236,11 +240,14 @@ def load(
     return progress, Position(state["order"], state["generator"], own["sums"], selected)
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest_whole(folder: Path, older: bool = True) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its parts on the CPU; None where there is none.
 
+    Args:
+        older: whether it may be an older one than the newest; that is said.
+
     Raises:
-        CheckpointMismatch: there are checkpoints, and each is damaged.
+        CheckpointMismatch: there are checkpoints, and each is damaged, or the newest is.
     """
     damaged = []
     for path in _newest_first(folder):
@@ -249,6 +256,8 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except CheckpointMismatch as error:
             damaged.append(str(error))
             continue
+        if damaged and not older:
+            raise CheckpointMismatch(f"{damaged[0]}; the one before it, {path}, is whole")
         if damaged:
             print(f"{damaged[0]}; going on from the one before, {path}", flush=True)
         return path, parts
@@ -320,7 +329,8 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
         )
     if NAME.fullmatch(path.name):
         return tested_weights(read(path))
-    found = newest_whole(path / "checkpoint") or newest_whole(path)
+    # Resuming goes on from an older one; weights that stand for the run are its last ones.
+    found = newest_whole(path / "checkpoint", older=False) or newest_whole(path, older=False)
     earlier = path / "checkpoint" / "state.pt"
     if found is None and earlier.is_file():
         return weights_at(earlier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +27,13 @@ def as_path(word: str) -> str:
     return "{}='{}'".format(name, value.replace("'", r"\'"))
 
 
+def check_groups(words: Sequence[str]) -> None:
+    """Refuse with a ValueError to choose nothing where something has to be chosen."""
+    for word in words:
+        if name := re.fullmatch(r"(data|group|model|recipe|tracking)=(null|None)", word):
+            raise ValueError(f"{name[1]} is a file of configs/{name[1]}, by its name; not null")
+
+
 def check_words(cfg: DictConfig) -> None:
     """Refuse with a ValueError what no run can be told, before anything is done."""
     for name, allowed in {
@@ -40,8 +48,11 @@ def check_words(cfg: DictConfig) -> None:
             raise ValueError(f"{name} is {said}, not {value!r}")
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**63:
         raise ValueError(f"seed is an integer from 0 to 2^63 - 1, not {cfg.seed!r}")
-    if not re.fullmatch(r"[\w-]+", str(cfg.recipe.scale)):  # it names a folder
-        raise ValueError(f"recipe.scale is a word, such as full or smoke, not {cfg.recipe.scale!r}")
+    if not isinstance(cfg.outputs, str) or not cfg.outputs:
+        raise ValueError(f"outputs is a folder, such as outputs, not {cfg.outputs!r}")
+    scale = cfg.recipe.scale
+    if not isinstance(scale, str) or not re.fullmatch(r"[\w-]+", scale):  # it names a folder
+        raise ValueError(f"recipe.scale is a word, such as full or smoke, not {scale!r}")
     Settings.check(cfg)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -50,9 +52,14 @@ def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[s
     """A configuration with the neutral values of the keys that an older one lacks.
 
     Those of a model are the defaults of its constructor; not every model has each of them.
+
+    Raises:
+        ValueError: what should hold keys does not.
     """
     whole = dict(config)
     for key, value in neutral.items():
+        if isinstance(value, dict) and not isinstance(config.get(key, {}), Mapping):
+            raise ValueError(f"{key} holds {', '.join(value)}, ..., it is not {config[key]!r}")
         if isinstance(value, dict) and key != "model":
             whole[key] = completed(config.get(key, {}), value)
         elif key != "model":
@@ -92,17 +99,27 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
     name = arguments.pop("name")
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: it is one of {', '.join(MODELS)}")
+    norm = recipe["norm"]
+    if not isinstance(norm, Mapping) or not {"eps", "momentum"} <= set(norm):
+        raise ValueError(f"recipe.norm holds eps and momentum, it is not {norm!r}")
+    for key, least in (("eps", "above 0"), ("momentum", "from 0 to 1")):
+        value = norm[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value <= 1 and (value or key == "momentum")):
+            raise ValueError(f"recipe.norm.{key} is a number {least}, not {value!r}")
+    given: dict[str, Any] = {
+        "dropout": recipe["dropout"],
+        "norm_eps": norm["eps"],
+        "norm_momentum": norm["momentum"],
+        "in_channels": shape[0],
+        "classes": classes,
+        "image_size": shape[-1],
+    }
+    known = [key for key in signature(MODELS[name]).parameters if key not in ("group", *given)]
     for key, value in arguments.items():
+        if key not in known:
+            raise ValueError(f"model.{key} is no argument of {name}: it has {', '.join(known)}")
         widths = isinstance(value, list) and all(type(width) is int for width in value)
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
-    return MODELS[name](
-        PointGroup.named(config["group"]["name"]),
-        **arguments,
-        dropout=recipe["dropout"],
-        norm_eps=recipe["norm"]["eps"],
-        norm_momentum=recipe["norm"]["momentum"],
-        in_channels=shape[0],
-        classes=classes,
-        image_size=shape[-1],
-    )
+    return MODELS[name](PointGroup.named(config["group"]["name"]), **arguments, **given)

@@ -123,15 +123,23 @@ class Recipe:
             raise ValueError(
                 f"learning_rate needs a rate for epoch 0, such as [[0, 0.001]], not {rates}"
             )
+        if not all(0 <= number for pair in rates for number in pair):
+            raise ValueError(f"epochs and rates of learning_rate are at least 0, not {rates}")
         if self.schedule not in ("step", "linear"):
             raise ValueError(f"schedule is step or linear, not {self.schedule!r}")
-        smoothing, average, l1 = self.label_smoothing, self.average, self.l1
+        smoothing, average = self.label_smoothing, self.average
         if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
             raise ValueError(f"label_smoothing is at least 0 and below 1, not {smoothing!r}")
         if average is not None and not (isinstance(average, float) and 0 < average < 1):
             raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
-        if not (isinstance(l1, int | float) and 0 <= l1 < float("inf")):
-            raise ValueError(f"l1 is a number of at least 0, not {l1!r}")
+        for name, most in (("l1", math.inf), ("weight_decay", math.inf), ("evaluate_last", 1)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and 0 <= value <= most):
+                least = "a number of at least 0" if most > 1 else "a part, from 0 to 1"
+                raise ValueError(
+                    f"{name.replace('evaluate_', 'evaluate.')} is {least}, not {value!r}"
+                )
         select, angles = self.evaluate_select, self.evaluate_tta_angles
         if select not in SELECT:
             raise ValueError(f"evaluate.select is one of {', '.join(SELECT)}, not {select!r}")

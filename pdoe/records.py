@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 class RecordError(Exception):
@@ -72,7 +80,7 @@ def new_record(
         before, config_before: record and configuration that an earlier run left in ``folder``.
 
     Raises:
-        RecordError: ``before`` is damaged, or the record of another configuration or other data;
+        RecordError: ``before`` is damaged, or the record of another configuration, seed or data;
             what differs is named.
     """
     config_hash = digest(config)
@@ -118,18 +126,19 @@ def new_record(
     whole = isinstance(manifest, dict) and all(isinstance(manifest.get(k, []), list) for k in lists)
     if not whole:
         damaged.append("manifest")
-    if before.get("status") == "finished" and not isinstance(before.get("test_error"), int | float):
+    if before.get("status") == "finished" and not _is_finite(before.get("test_error")):
         damaged.append("test_error")
     if damaged:
         names = ", ".join(dict.fromkeys(damaged))
         raise RecordError(f"{folder}/result.json is damaged at {names}; {_WAYS_OUT.format(folder)}")
-    differ = _differences({"data": before["data"]}, {"data": dict(data)})
+    had = {"seed": before["seed"], "data": before["data"]}
+    differ = _differences(had, {"seed": seed, "data": dict(data)})
     if before["config_hash"] != config_hash:
         known = _differences(config_before, config) if config_before else []
         differ += known or [f"config_hash {before['config_hash']}, now {config_hash}"]
     if differ:
         raise RecordError(
-            f"{folder} holds a run ({before['status']}) of another configuration or other data: "
+            f"{folder} holds a run ({before['status']}) of another configuration, seed or data: "
             f"{'; '.join(differ)}; {_WAYS_OUT.format(folder)}"
         )
     if before["status"] == "finished":
@@ -142,6 +151,10 @@ def new_record(
         "dirty": dirty or before["dirty"],
         "reason": record["reason"],
     }
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _joined(had: str, has: str) -> str:
@@ -198,6 +211,33 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint"
 
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Keep other processes from this run, until it ends or its process does.
+
+        The folder itself is locked; where the system has no such locks nothing is.
+
+        Raises:
+            RecordError: another process is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            yield
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RecordError(
+                        f"{self.path} is in use by another process that runs this run: wait until "
+                        "it has ended, or stop it"
+                    ) from None
+            yield
+        finally:
+            os.close(folder)
+
     def read_result(self) -> dict[str, Any] | None:
         """The record, or None before there is one.
 
@@ -209,7 +249,7 @@ class RunFolder:
             result = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecordError(
                 f"{path} cannot be read ({error}); {_WAYS_OUT.format(self.path)}"
             ) from None
@@ -240,7 +280,7 @@ class RunFolder:
                 row = json.loads(line)
                 if type(row["epoch"]) is not int:
                     raise ValueError
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 if number == len(lines):
                     break
                 found = line[:40].decode(errors="replace")

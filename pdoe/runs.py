@@ -32,6 +32,7 @@ FIELDS = {
     "equivariance_error.trunk": "number?", "equivariance_error.logits": "number?",
     "started": "text?", "ended": "text?",
 }  # fmt: skip
+TEST_IMAGES = "recipe.test_images"  # a column where a run was tested on the first so many alone
 STATUSES = ("finished", "interrupted", "failed", "diverged")
 LIMIT = 1e15  # no time, count or error is larger; sums of what is smaller stay finite
 ALWAYS = ("run_id", "experiment", "seed", "status")  # without these even a failed run is nameless
@@ -77,7 +78,18 @@ def from_record(record: object) -> Run:
             value = dict.fromkeys(nested) or None
         nest = isinstance(value, dict)
         flat |= {f"{name}.{key}": v for key, v in value.items()} if nest else {name: value}
+    if asked := asked_images(record.get("manifest")):
+        flat[TEST_IMAGES] = asked
     return parse({one_line(name): cell(name, value) for name, value in flat.items()})
+
+
+def asked_images(manifest: object) -> int | None:
+    """The first how many test images a run with this manifest was tested on; None for all."""
+    try:
+        count = manifest["configuration"]["recipe"]["test_images"]
+    except (KeyError, TypeError):
+        return None
+    return count if type(count) is int and count > 0 else None
 
 
 def cell(name: str, value: object) -> str:

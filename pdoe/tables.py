@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .files import as_csv
-from .runs import Run, TableError
+from .runs import TEST_IMAGES, Run, TableError
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
@@ -120,12 +120,14 @@ class Line:
 
     @property
     def test_images(self) -> int:
+        whole = self.paper.test_images
         if held_out := HELD_OUT.search(self.provenance):
-            return int(held_out[1])
-        embedded = self.provenance == "embedded"
-        whole = EMBEDDED_TEST_IMAGES if embedded else self.paper.test_images
-        asked = self.settings.get("recipe.test_images", "")
-        return min(whole, int(asked)) if asked.isdecimal() else whole
+            whole = int(held_out[1])
+        elif self.provenance == "embedded":
+            whole = EMBEDDED_TEST_IMAGES
+        told = {run.cells.get(TEST_IMAGES, "") for run in self.finished}
+        told.add(self.settings.get(TEST_IMAGES, ""))  # records without a manifest do not tell
+        return min([whole, *(int(asked) for asked in told if asked.isdecimal() and int(asked))])
 
     @property
     def comparable(self) -> bool:

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from .checkpoints import weights_at
+from .configuration import completed
+from .recipes import Recipe
 
 CONFIGURATION = "config.yaml"
 NEEDED = {
@@ -50,6 +52,11 @@ def configuration_at(path: Path) -> dict[str, Any] | None:
                 f"{folder / CONFIGURATION} is not the configuration of a run: its {part} lacks "
                 f"{', '.join(sorted(lacking))}"
             )
+    try:
+        Recipe.of(completed(config)["recipe"])
+    except (ValueError, TypeError, KeyError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder / CONFIGURATION}: recipe: {said}") from None
     return config
 
 

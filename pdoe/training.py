@@ -22,7 +22,7 @@ from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_t
 from .gpu import released, replayed
 from .recipes import Recipe, add_l1, augmentation, make_optimizer, moving_average
 
-__all__ = ["Diverged", "Stop", "Training", "evaluate", "fit"]
+__all__ = ["Diverged", "Stop", "Training", "check", "evaluate", "fit"]
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
 
@@ -46,6 +46,17 @@ def fit(model: nn.Module, data: DataSet, **settings: Any) -> Progress:
     of_recipe = {field.name for field in fields(Recipe)} & set(settings)
     recipe = Recipe(**{name: settings.pop(name) for name in of_recipe})
     return Training(model, data, recipe, **settings).run()
+
+
+def check(recipe: Recipe, data: DataSet, ranks: int = 1) -> None:
+    """Refuse with a ValueError a recipe that does not fit the data, or so many processes."""
+    if recipe.evaluate_select == "validation" and data.validation is None:
+        raise ValueError("evaluate.select is validation, and the data hold no images out for it")
+    size, images = recipe.batch_size, len(data.train_images[: recipe.train_images])
+    if size % ranks:
+        raise ValueError(f"a batch of {size} cannot be shared evenly by {ranks} ranks")
+    if images < size:
+        raise ValueError(f"a batch of {size} is larger than the {images} images")
 
 
 class Training:
@@ -99,23 +110,12 @@ class Training:
         self.model, self.data, self.recipe, self.precision = model, data, recipe, precision
         self.checkpoint, self.max_seconds, self.stop = checkpoint, max_seconds, stop or Stop()
         self.ranks, self.log = ranks, log
+        check(recipe, data, ranks.count)
         # The images that the epochs are tested on.
         self.examined = data.validation if recipe.evaluate_select == "validation" else data
-        if self.examined is None:
-            raise ValueError(
-                "evaluate.select is validation, and the data hold no images out for it"
-            )
-        batch_size = recipe.batch_size
-        if batch_size % ranks.count:
-            raise ValueError(
-                f"a batch of {batch_size} cannot be shared evenly by {ranks.count} ranks"
-            )
         self.images = data.train_images[: recipe.train_images]
         self.labels = data.train_labels[: recipe.train_images]
-        if len(self.images) < batch_size:
-            raise ValueError(
-                f"a batch of {batch_size} is larger than the {len(self.images)} images"
-            )
+        batch_size = recipe.batch_size
         self.steps = len(self.images) // batch_size
         self.device, self.dtype = self.images.device, number_type(precision)
         self.augmented = augmentation(recipe.augment, data)
@@ -176,6 +176,8 @@ class Training:
                 confusion = self._tested_on(self.data)
                 if confusion is not None:
                     progress.test_error = error_of(confusion)
+                    if self.examined is self.data:  # else the test set is seen here alone
+                        self._note_best()
                     progress.confusion = confusion.tolist()
                 progress.seconds = time.perf_counter() - self.started
         finally:
@@ -291,10 +293,7 @@ class Training:
         progress.epoch, progress.step, progress.epoch_seconds = epoch, 0, 0.0
         progress.training_seconds += seconds
         progress.test_error = error if self.examined is self.data else None
-        if progress.test_error is not None:
-            known = progress.test_error_best
-            best = progress.test_error if known is None else min(known, progress.test_error)
-            progress.test_error_best = best
+        self._note_best()
         self.position = self._here(self.position.selected)
         self._select(train_error if recipe.evaluate_select == "train_best" else error)
         progress.seconds = time.perf_counter() - self.started
@@ -314,6 +313,11 @@ class Training:
         self.console.ahead(self.pace + evaluation, self._seconds_left())
         if epoch < recipe.epochs:
             progress.stopped = self._reason_to_stop(self.pace / self.steps)
+
+    def _note_best(self) -> None:
+        error, known = self.progress.test_error, self.progress.test_error_best
+        if error is not None:
+            self.progress.test_error_best = error if known is None else min(known, error)
 
     def _select(self, score: float | None) -> None:
         """Keep the weights of the epoch if they are the best so far, where that is what counts."""

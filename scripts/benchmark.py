@@ -375,7 +375,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    device = resolve_device(options.device)
+    try:
+        device = resolve_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
     known = cases(device.type)
     if options.peak:
         name, rival, precision = json.loads(options.peak)

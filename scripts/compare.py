@@ -179,7 +179,11 @@ def keep_details(path: Path, found: Found) -> None:
     kept, problems = found.details()
     for problem in problems:
         say(problem)
-    before = path.read_text("utf-8") if path.exists() else ""
+    try:
+        before = path.read_text("utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        say(f"{path}: made again: {error}")
+        before = ""
     kept = details.completed(kept, before)
     if any(kept.values()):
         text = details.text(path.stem, kept)

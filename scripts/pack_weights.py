@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
 import torch  # noqa: E402
 
-from pdoe.checkpoints import CheckpointMismatch  # noqa: E402
+from pdoe.checkpoints import CheckpointMismatch, newest_whole  # noqa: E402
 from pdoe.configuration import build_model, configured_data, hashed  # noqa: E402
 from pdoe.data import DataError, DataSet  # noqa: E402
 from pdoe.data.dataset import written  # noqa: E402
@@ -71,6 +71,9 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
             f"{record['data']['sha256'][:12]}..., and here are {data.provenance} ones of "
             f"{data.sha256[:12]}...: give --root, or PDOE_DATA"
         )
+    found = newest_whole(folder / "checkpoint", older=False)
+    if found and found[1]["state"]["progress"]["epoch"] != record["epochs"]:
+        raise ValueError(f"{found[0]} is not of epoch {record['epochs']}, whose error was recorded")
     model = load_weights(build_model(config, data), folder).eval()
     count = sum(p.numel() for p in model.parameters())
     if count != record["parameters"]:
@@ -113,11 +116,11 @@ def checked(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{folder / name} is damaged: it lacks {', '.join(needed - set(found))}"
             )
     config.pop("seed", None)
-    scale = config["recipe"]["scale"]
+    scale = config["recipe"].get("scale")
     if scale != "full":
         raise ValueError(f"{folder} is a run at scale {scale!r}, which measures nothing")
     if record["status"] != "finished":
-        raise ValueError(f"{folder} is {record['status']}, not finished ({record['reason']})")
+        raise ValueError(f"{folder} is {record['status']}, not finished ({record.get('reason')})")
     if record["dirty"]:
         raise ValueError(
             f"{folder} was made by code that differs from its commit {record['commit'][:12]}: "

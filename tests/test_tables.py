@@ -395,6 +395,17 @@ def test_a_test_on_fewer_images_has_a_larger_sampling_error():
     assert sampling("900000") == sampling("null") == line_of(5.0).sampling
 
 
+def test_a_recipe_that_tests_fewer_images_is_heard_of_through_the_manifest(place):
+    """Nothing in the overrides says so: the number stands in the file of the recipe."""
+    manifest = {"configuration": {"recipe": {"test_images": 500}}}
+    place.put(record(5.0, 0, manifest=manifest))
+    assert place.compare() == 0
+    whole = line_of(5.0)
+    with open(place.results / "statistics.csv", newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert float(line["sampling_half_width"]) == pytest.approx(10 * whole.sampling)
+
+
 def test_runs_on_held_out_images_have_a_table_of_their_own(place, capsys):
     held_out = "regenerated, 2000 held out"
     tuned = [record(2.5, 1, held_out), record(3.0, 2, held_out, overrides="recipe.epochs=5")]
@@ -584,10 +595,11 @@ def test_details_that_a_folder_has_lost_stay(place):
     (folder / "diagnostics.json").unlink()
     place.compare()
     assert snapshot(place.results) == before
-    (place.results / "details" / "id0.json").write_text("{")  # as it is damaged, it is made anew
-    place.compare()
-    held = json.loads((place.results / "details" / "id0.json").read_text())
-    assert held["metrics"]["epoch"] == [1] and held["diagnostics"] is None
+    for damaged in (b"{", b"\xff"):  # it is made anew
+        (place.results / "details" / "id0.json").write_bytes(damaged)
+        assert place.compare() == 0
+        held = json.loads((place.results / "details" / "id0.json").read_text())
+        assert held["metrics"]["epoch"] == [1] and held["diagnostics"] is None
 
 
 def test_a_smoke_run_that_was_copied_elsewhere_is_not_the_row(place, capsys):

@@ -278,6 +278,69 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
     assert launch("mode=test") == 1
 
 
+def test_weights_of_an_older_epoch_do_not_stand_for_the_run(launch, tmp_path, capsys):
+    assert launch("experiment=mnistrot_p4", "recipe.epochs=2") == 0
+    folder = next((tmp_path / "outputs").rglob("result.json")).parent
+    last = newest(folder)
+    older = last.with_name("epoch=0001,step=000000")
+    (last / "model.pt").write_bytes(b"")
+    assert launch("mode=evaluate", f"checkpoint={folder}") == 1
+    said = capsys.readouterr().err
+    assert f"{last / 'model.pt'} cannot be read" in said
+    assert f"the one before it, {older}, is whole" in said
+    assert launch("mode=evaluate", f"checkpoint={older}") == 0
+
+
+@pytest.mark.parametrize(
+    "had, has, said",
+    [
+        ("test_images: 100", "test_images: abc", "test_images is a positive integer, not abc"),
+        ("tta_angles: []", "tta_angles: abc", "tta_angles are degrees"),
+        ("  epochs: 1\n", "", "it lacks 'epochs'"),
+        ("    eps:", "    epsilon:", "recipe.norm holds eps and momentum"),
+        (
+            "  bank: pixels",
+            "  bonk: pixels",
+            "model.bonk is no argument of plain_cnn",
+        ),
+    ],
+)
+def test_a_configuration_that_was_damaged_is_named(launch, tmp_path, capsys, had, has, said):
+    assert launch("experiment=mnistrot_p4") == 0
+    (path,) = (tmp_path / "outputs").rglob("config.yaml")
+    text = path.read_text()
+    assert text.count(had) == 1
+    path.write_text(text.replace(had, has))
+    assert launch("mode=evaluate", f"checkpoint={path.parent}") == 1
+    captured = capsys.readouterr()
+    assert said in captured.err and "Traceback" not in captured.err
+
+
+def test_a_run_that_cannot_begin_leaves_what_is_there(launch, tmp_path, capsys, monkeypatch):
+    """Neither where its recipe does not fit, nor while another process is at it."""
+
+    def refuse(*_):
+        raise ValueError("a batch of 128 cannot be shared evenly by 3 ranks")
+
+    assert launch("experiment=mnistrot_p4") == 0
+    folder = next((tmp_path / "outputs").rglob("result.json")).parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "check", refuse)
+        assert launch("experiment=mnistrot_p4", "restart=true") == 1
+    assert "cannot be shared evenly" in capsys.readouterr().err
+    with train.RunFolder(folder).taken():
+        for more in ([], ["restart=true"]):
+            assert launch("experiment=mnistrot_p4", *more) == 1
+            assert "is in use by another process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "metrics.jsonl").unlink()
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    assert launch("experiment=mnistrot_p4") == 0
+    assert "metrics.jsonl lacks epochs 1 to 1" in capsys.readouterr().out
+
+
 def test_a_run_that_cannot_go_on_here_keeps_its_record(launch, tmp_path, capsys):
     arguments = ["experiment=mnistrot_p4", "recipe.epochs=3"]
     assert launch(*arguments, "max_time=00:00:00") == 75
@@ -390,6 +453,8 @@ def test_a_value_written_in_another_way_is_a_run_of_its_own(launch, tmp_path):
         ("recipe.dropout=half", "dropout is at least 0 and below 1, not 'half'"),
         ("recipe.augment=flip", "augment is one of none, rotation"),
         ("recipe.epochs=0", "epochs is a positive integer, not 0"),
+        ("recipe.norm.eps=abc", "recipe.norm.eps is a number above 0, not 'abc'"),
+        ("+model.depth=3", "model.depth is no argument of plain_cnn: it has widths, bank"),
     ],
 )
 def test_a_configuration_that_cannot_run_is_a_failed_run_with_its_reason(
@@ -414,6 +479,10 @@ def test_a_configuration_that_cannot_run_is_a_failed_run_with_its_reason(
         (["experiment=mnistrot_p4", "recipe.scale=../x"], "recipe.scale is a word"),
         (["experiment=mnistrot_p4", "device=gpu"], "device is auto, cpu, cuda or cuda:1"),
         (["experiment=mnistrot_p4", "outputs=/proc/x"], "/proc/x"),
+        (["experiment=mnistrot_p4", "outputs=null"], "outputs is a folder"),
+        (["experiment=mnistrot_p4", "recipe.scale=null"], "recipe.scale is a word"),
+        (["experiment=mnistrot_p4", "recipe.evaluate=null"], "evaluate holds select"),
+        (["experiment=mnistrot_p4", "group=null"], "group is a file of configs/group"),
         (["experiment=mnistrot_p5"], "mnistrot_p4"),  # the ones that there are
         (["experiment=mnistrot_p4", "recipe.epoch=1"], "epoch"),
         (["experiment=mnistrot_p4", "max_time=soon"], "HH:MM:SS"),

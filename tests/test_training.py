@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import re
+import resource
+import signal
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup, checkpoints, training
-from pdoe.checkpoints import CheckpointMismatch, newest_whole
+from pdoe.checkpoints import CheckpointMismatch, Progress, newest_whole
 from pdoe.cpu import Dropout
 from pdoe.devices import resolve_device, resolve_precision
 from pdoe.evaluation import confusion_matrix, evaluate
@@ -396,6 +398,12 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         ({"average": "ema"}, "average is a decay between 0 and 1, or null, not 'ema'"),
         ({"label_smoothing": 1.5}, "label_smoothing is at least 0 and below 1, not 1.5"),
         ({"learning_rate": []}, "needs a rate for epoch 0"),
+        ({"learning_rate": [[0, -0.1]]}, "rates of learning_rate are at least 0"),
+        ({"learning_rate": [[0, math.nan]]}, "rates of learning_rate are at least 0"),
+        ({"weight_decay": -1}, "weight_decay is a number of at least 0, not -1"),
+        ({"weight_decay": "abc"}, "weight_decay is a number of at least 0, not 'abc'"),
+        ({"evaluate_last": -3}, "evaluate.last is a part, from 0 to 1, not -3"),
+        ({"evaluate_last": "abc"}, "evaluate.last is a part, from 0 to 1, not 'abc'"),
         ({"learning_rate": [[5, 0.1]]}, "needs a rate for epoch 0.*not \\[\\[5, 0.1"),
     ],
 )
@@ -513,6 +521,27 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(data, tmp_p
     with pytest.raises(OSError, match="No space left"):
         trained(data, checkpoint=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [before.name]
+
+
+@pytest.mark.parametrize("part", [0, 0.1, 0.4, 0.8, 0.99])
+def test_a_disk_that_is_full_at_any_byte_is_said_to_be(data, tmp_path, part):
+    """torch.save of a file that takes no more raises a RuntimeError that names no disk."""
+    model, progress = network(), Progress(epoch=1)
+    optimizer, state = torch.optim.Adam(model.parameters()), torch.get_rng_state()
+    position = checkpoints.Position(state, state)
+    checkpoints.save(tmp_path, model, None, optimizer, position, {}, progress)
+    size = (newest_whole(tmp_path)[0] / "model.pt").stat().st_size
+    progress.epoch = 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(part * size), before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save(tmp_path, model, None, optimizer, position, {}, progress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0001,step=000000"]
 
 
 def test_a_checkpoint_has_files_of_its_own_for_each_part(data, tmp_path):
