@@ -11,8 +11,14 @@ class Constants(nn.Module):
     """A module with constants: buffers that stay out of its ``state_dict``.
 
     They are made anew, in float64, where the module moves: ``.double()`` loses no digits, and
-    ``.to_empty()`` leaves no garbage. Weights that are loaded keep fitting when a constant changes.
+    ``.to_empty()`` leaves no garbage, nor does loading with ``assign=True`` into a module on the
+    meta device. Weights that are loaded keep fitting when a constant changes. Index tables are
+    integers: an average of buffers has to copy them, as :func:`pdoe.recipes.moving_average` does.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.register_load_state_dict_post_hook(_follow)
 
     def _constants(self) -> dict[str, np.ndarray | Tensor]:
         """Name -> exact value; integers stay integers, the rest takes the dtype of the weight."""
@@ -20,15 +26,27 @@ class Constants(nn.Module):
 
     def _fill_constants(self) -> None:
         """Make them in the dtype and on the device of the weight, or of those that were there."""
-        weight = getattr(self, "weight", None)
+        weight = next(self.parameters(), None)  # a pruned or parametrised one has another name
         for name, exact in self._constants().items():
             # Not `as_tensor`, which would put it where a device context says.
             exact = torch.from_numpy(exact) if isinstance(exact, np.ndarray) else exact
             like = weight if weight is not None else getattr(self, name, torch.empty(0))
             dtype = like.dtype if exact.is_floating_point() else exact.dtype
-            self.register_buffer(name, exact.to(like.device, dtype), persistent=False)
+            value = exact.to(like.device, dtype, copy=True)  # a table of the group is not shared
+            self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self._fill_constants()
         return self
+
+
+def _follow(module: Constants, _) -> None:
+    """After loading: weights that were assigned may have another device or dtype."""
+    weight = next(module.parameters(), None)
+    for name in module._constants() if weight is not None else ():
+        buffer = getattr(module, name)
+        kind = buffer.dtype if buffer.is_floating_point() else weight.dtype
+        if buffer.device != weight.device or kind != weight.dtype:
+            module._fill_constants()
+            return

@@ -219,7 +219,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), device=x.device)
         kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 

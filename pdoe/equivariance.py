@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,7 +76,7 @@ def equivariance_error(
     Returns:
         element -> error; 0 to rounding where the model is exactly equivariant.
     """
-    move = action or getattr(model, "act", act)
+    move = action or _action_of(model)
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model)
     y = model(x)
@@ -127,7 +129,7 @@ def equivariance_report(
     """
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
-    move = getattr(model, "act", act)
+    move = _action_of(model)
     model = copy.deepcopy(model)
     modules, seen, shapes = dict(model.named_modules()), {}, {}
 
@@ -165,8 +167,20 @@ def equivariance_report(
     return EquivarianceReport(errors, broken, tolerance, why)
 
 
+def _action_of(model: object) -> Action:
+    """The model's own method ``act``, if it has one; a layer of that name is none."""
+    own = getattr(model, "act", None)
+    return own if inspect.ismethod(own) else act
+
+
 def _relative(moved: Tensor, expected: Tensor) -> float:
+    """Their relative distance; infinite where a number is not finite."""
     if moved.shape != expected.shape:
-        return float("inf")
+        return math.inf
+    # In float64, which Apple's GPUs lack: a norm of 16 bits is soon infinite itself.
+    moved, expected = (x.cpu() if x.device.type == "mps" else x for x in (moved, expected))
+    moved, expected = (x if x.is_complex() else x.double() for x in (moved, expected))
     difference, norm = (moved - expected).norm().item(), expected.norm().item()
-    return difference / norm if norm else (0.0 if difference == 0 else float("inf"))
+    if not math.isfinite(difference):
+        return math.inf
+    return difference / norm if norm else (0.0 if difference == 0 else math.inf)

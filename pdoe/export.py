@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import operator
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
     >>> [type(module).__name__ for module in export_plain(net).children()]
     ['Conv2d', 'BatchNorm2d']
     """
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()  # what was compiled
     if _is(model, *_LAYERS):
         model = nn.Sequential(model)
     tracer = _Tracer()
@@ -78,6 +79,8 @@ def refuse_hooks(module: nn.Module, name: str) -> None:
 
 def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is one of our layers and does what that layer does."""
+    if "forward" in vars(module):  # another one in its place
+        return False
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
@@ -159,7 +162,9 @@ class _Rewriter:
             refuse_hooks(self.modules[target], target)
         names = self.names.setdefault(target, {})
         if kind not in names:
-            names[kind] = f"{target}_{len(names)}" if names else target
+            free = (f"{target}_{number}" for number in itertools.count(1))
+            names[kind] = next(n for n in free if n not in self.modules) if names else target
+            self.modules.setdefault(names[kind], module)
             self.plain.add_submodule(names[kind], module.eval())
         node.target = names[kind]
 

@@ -64,7 +64,7 @@ class BankConv(Constants):
         shape = (self.out_channels, self.in_channels, *self._group_axes(), constant.shape[1])
         self.weight = nn.Parameter(torch.empty(shape, **made))
         self.bias = nn.Parameter(torch.empty(self.out_channels, **made)) if bias else None
-        self._kept: tuple[Tensor, tuple[int, int], Tensor] | None = None
+        self._kept: tuple[Tensor, int, Tensor] | None = None  # weight, its version, kernel
         self._fill_constants()
         self.reset_parameters()
 
@@ -101,26 +101,29 @@ class BankConv(Constants):
     def _kernel_at_hand(self) -> Tensor:
         """The kernel, built once for as long as the layer evaluates with the same weight.
 
-        Kept only in evaluation mode without gradients. What PyTorch counts as a change of the
-        weight is seen; a write through ``weight.data``, which it does not count, is seen from the
-        next call of ``train()`` or ``eval()`` on.
+        Kept only in evaluation mode without gradients, and let go of where there are some. On a
+        CPU it is kept with the numbers of the weight, so that any change is seen. On a GPU, where
+        to compare them would wait, what PyTorch counts as a change is seen; what it does not count,
+        a fused optimiser's step or a write through ``weight.data``, is seen from the next pass with
+        gradients or call of ``train()`` or ``eval()`` on.
         """
-        weight = self._parameters.get("weight")  # a parametrised one is computed anew each time
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or type(weight) is not nn.Parameter
-            or weight.is_inference()
-        ):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.kernel()
-        state = weight._version, weight.data_ptr()
-        if self._kept is None or self._kept[0] is not weight or self._kept[1] != state:
-            kernel = self.kernel()
-            if type(kernel) is not Tensor:  # one that only stands for a tensor is not kept
-                return kernel
-            self._kept = weight, state, kernel
-        return self._kept[2]
+        weight = self._parameters.get("weight")  # a parametrised one is computed anew each time
+        if self.training or torch.is_grad_enabled() or type(weight) is not nn.Parameter:
+            self._kept = None
+            return self.kernel()
+        if weight.is_inference() or _is_watched(weight):
+            return self.kernel()
+        kept = self._kept  # read once: another thread may let go of it
+        if kept is not None and _is_same(weight, *kept[:2]):
+            return kept[2]
+        kernel = self.kernel()
+        if type(kernel) is Tensor:  # what only stands for a tensor is not kept
+            # On a GPU the alias keeps the memory, which no other weight can have then.
+            copy = weight.detach().clone() if weight.device.type == "cpu" else weight.detach()
+            self._kept = copy, weight._version, kernel
+        return kernel
 
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
@@ -137,6 +140,23 @@ class BankConv(Constants):
             f"bank={self.bank_kind} {k}x{k}{width}, offset={self.offset:.4g}, "
             f"stride={self.stride}, padding={self.padding}, bias={self.bias is not None}"
         )
+
+
+def _is_watched(weight: Tensor) -> bool:
+    """Whether what is done now is recorded, to be done again with other weights."""
+    if weight.is_cuda:
+        return torch.cuda.is_current_stream_capturing()
+    return type(torch.empty(0)) is not Tensor  # in a mode in which tensors only stand for some
+
+
+def _is_same(weight: Tensor, before: Tensor, version: int) -> bool:
+    """Whether a weight is as it was, as far as that can be told without waiting for a GPU."""
+    if (weight.shape, weight.dtype, weight.device) != (before.shape, before.dtype, before.device):
+        return False
+    if weight.device.type == "cpu":
+        return torch.equal(weight, before)
+    layout = weight.data_ptr(), weight.stride(), weight._version
+    return layout == (before.data_ptr(), before.stride(), version)
 
 
 class LiftingConv(BankConv):

@@ -149,8 +149,13 @@ def network_of(entry: dict[str, Any]) -> nn.Module:
     """The network of an entry of an index, with fresh weights, and its ``preprocess``."""
     from .configuration import build_model
 
-    with torch.random.fork_rng(devices=[]):  # loading draws no numbers that the caller would see
-        net = build_model(entry["configuration"])
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:  # loading draws no numbers that the caller would see, and heeds no defaults of the caller
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            net = build_model(entry["configuration"])
+    finally:
+        torch.set_default_dtype(usual)
     mean, std = (tuple(n) if isinstance(n, list) else n for n in (entry["mean"], entry["std"]))
     net.preprocess = Preprocess(tuple(entry["image"]), mean, std, entry["transposed"])
     return net

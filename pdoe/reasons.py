@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from .cpu import Dropout
 from .groups import PointGroup
 
 PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
-DROPOUTS = nn.modules.dropout._DropoutNd
+DROPOUTS = (nn.modules.dropout._DropoutNd, Dropout)
 
 
 def reason(module: nn.Module, group: PointGroup, shape: Sequence[int], made: Sequence[int]) -> str:
@@ -21,7 +22,7 @@ def reason(module: nn.Module, group: PointGroup, shape: Sequence[int], made: Seq
         shape, made: of the layer's input and of its output.
     """
     own = getattr(module, "group", group)
-    if own != group and not set(_quarters(group)) <= set(_quarters(own)):
+    if isinstance(own, PointGroup) and not set(_quarters(group)) <= set(_quarters(own)):
         return f"it is made for {own.name}, which lacks turns or reflections of {group.name}"
     if isinstance(module, nn.Flatten):
         return _flattening(module, shape)

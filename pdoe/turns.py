@@ -30,12 +30,17 @@ def rotate(x: Tensor, angle: float) -> Tensor:
     map is of sixth order in the pixel spacing. ``grid_sample`` interpolates linearly, of second
     order like the errors that are to be seen, or by a cubic that does not keep a linear map.
 
+    Raises:
+        ValueError: integers, and a turn between the multiples of 90 degrees.
+
     >>> rotate(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), math.pi / 2).tolist()
     [[2.0, 4.0], [1.0, 3.0]]
     """
     quarters = angle / (math.pi / 2)
     if abs(quarters - round(quarters)) < 1e-9:
         return torch.rot90(x, round(quarters), (-2, -1))
+    if not x.is_floating_point():
+        raise ValueError(f"to be interpolated, maps are of floating point, not {x.dtype}")
     height, width = x.shape[-2:]
     source = _pixels(height, width) @ torch.tensor(rotation(-angle), dtype=torch.float64).T
     column, row = source[..., 0] + (width - 1) / 2, (height - 1) / 2 - source[..., 1]

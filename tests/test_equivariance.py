@@ -401,6 +401,38 @@ def test_a_layer_that_is_used_twice_is_judged_by_both_uses():
     assert report.errors["lift"] < 1e-12 < 1e-3 < report.errors["lopsided"]
 
 
+def test_a_layer_named_act_moves_no_maps():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = LiftingConv(PointGroup(4), 1, 2), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.conv(x))
+
+    model, x = Named(), torch.randn(1, 1, 9, 9)
+    assert max(equivariance_error(model, PointGroup(4), x).values()) < 1e-5
+    assert equivariance_report(model, PointGroup(4), x).first_broken is None
+
+
+def test_numbers_that_are_not_finite_are_no_sound_model():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.full_like(x, float("nan"))
+
+    model, x = nn.Sequential(nn.ReLU(), Broken()), torch.randn(1, 1, 9, 9)
+    found = equivariance_report(model, PointGroup(4), x)
+    assert found.first_broken == "1" and found.errors["1"] == float("inf")
+    assert set(equivariance_error(model, PointGroup(4), x).values()) == {float("inf")}
+
+
+def test_a_norm_in_16_bits_does_not_hide_an_error():
+    x = torch.randn(4, 8, 28, 28)
+    model = lambda x: (20 * x.cumsum(-1) + 4000).half()  # noqa: E731
+    assert torch.linalg.vector_norm(model(x)) == float("inf")
+    assert min(list(equivariance_error(model, PointGroup(4), x).values())[1:]) > 1e-3
+
+
 def test_rounding_in_float32_is_not_called_broken():
     model = layers("p8").float().eval()
     report = equivariance_report(model, PointGroup(8), image().float())

@@ -211,6 +211,25 @@ def test_what_is_read_from_a_layer_stays_and_arguments_may_be_named():
     assert {type(module) for module in plain.children()} == {nn.Conv2d, nn.BatchNorm2d}
 
 
+def test_names_that_are_taken_and_layers_that_do_something_else_stay():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift, self.norm_1 = LiftingConv(PointGroup(4), 1, 2), nn.Conv3d(2, 2, 1)
+            self.norm, self.relu = nn.BatchNorm3d(2), nn.ReLU()
+            self.conv = GroupConv(PointGroup(4), 2, 2)
+
+        def forward(self, x):
+            x = self.norm(self.lift(x))  # planar
+            return self.conv(self.relu(self.norm(self.norm_1(x))))  # folded back
+
+    model, x = lived_in(Shared()).eval(), torch.randn(2, 1, 9, 9)
+    plain = assert_equal_outputs(model, x)
+    assert torch.equal(export_plain(torch.compile(model))(x), plain(x))
+    model.conv.forward = lambda x: -x
+    assert_equal_outputs(model, x)
+
+
 @pytest.mark.parametrize("where", ["", "0", "1", "2"])
 def test_hooks_that_would_be_lost_are_refused_and_others_are_kept(where):
     group = PointGroup(3)

@@ -217,3 +217,14 @@ def test_a_width_that_does_not_fit_the_size_raises_and_names_one_that_does(size,
         filter_bank(P8, "gaussian", size=size, width=width)
     assert filter_bank(P8, "gaussian", size=enough, width=width).shape[-1] == enough
     assert filter_bank(P8, "gaussian", width=0.8).shape[-1] == 5
+
+
+@pytest.mark.parametrize("size", [13, 21, 31])
+def test_large_kernels_lose_no_digits(size):
+    taps = gaussian_taps(size, 1.3)
+    assert np.array_equal(taps[::2], taps[::2, ::-1]) and np.array_equal(
+        taps[1::2], -taps[1::2, ::-1]
+    )
+    layer = LiftingConv(P8, 1, 2, bank="gaussian", size=size, width=1.3, dtype=torch.float64)
+    x = torch.randn(1, 1, size + 2, size + 2, dtype=torch.float64)
+    assert max(equivariance_error(layer, P8, x).values()) < 1e-12

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, filter_bank
 from pdoe.banks import operators
@@ -521,9 +522,23 @@ def change_the_data(layer, other):
     layer.weight.data = other.weight.detach().clone()
 
 
+def change_the_data_twice(layer, other):
+    layer.weight.data = torch.empty(0, dtype=layer.weight.dtype)  # its memory may be had again
+    layer.weight.data = other.weight.detach().clone()
+
+
+def change_by_a_fused_optimiser(layer, other):
+    """It does not count as a change of the weight."""
+    layer.weight.grad = layer.weight.detach() - other.weight.detach()
+    torch.optim.SGD([layer.weight], lr=1.0, fused=True).step()
+
+
 def change_unseen(layer, other):
     layer.weight.data.copy_(other.weight)
-    layer.eval()
+
+
+def change_through_numpy(layer, other):
+    layer.weight.detach().numpy()[:] = other.weight.detach().numpy()
 
 
 CHANGES = [
@@ -531,7 +546,10 @@ CHANGES = [
     change_by_an_optimiser,
     change_the_parameter,
     change_the_data,
+    change_the_data_twice,
+    change_by_a_fused_optimiser,
     change_unseen,
+    change_through_numpy,
     lambda layer, other: layer.load_state_dict(other.state_dict()),
     lambda layer, other: layer.load_state_dict(other.state_dict(), assign=True),
     lambda layer, other: layer.to_empty(device="cpu").load_state_dict(other.state_dict()),
@@ -564,6 +582,51 @@ def test_a_kept_kernel_is_neither_saved_nor_copied_nor_shared(conv):
         assert not twin(x).any() and layer(x).any()
         assert not torch.func.functional_call(layer, {"weight": twin.weight}, (x,)).any()
         assert layer(x).any()
+
+
+@BOTH
+def test_a_kernel_is_not_kept_where_gradients_are_wanted_nor_baked_into_a_trace(conv):
+    layer, other = layer_of(conv, "p4").eval(), layer_of(conv, "p4").eval()
+    x = input_of(layer)
+    with torch.no_grad():
+        layer(x)
+        traced = torch.jit.trace(layer, x)
+        assert layer._kept is not None
+        layer.load_state_dict(other.state_dict())
+        traced.load_state_dict(other.state_dict(), strict=False)
+        assert_same(traced(x), other(x))
+    layer(x)
+    assert layer._kept is None
+
+
+@BOTH
+def test_constants_follow_weights_that_are_assigned_to_a_layer_without_memory(conv):
+    for dtype in (torch.float64, torch.float32):
+        layer = layer_of(conv, "p8").to(dtype)
+        with torch.device("meta"):
+            empty = conv(layer.group, layer.in_channels, layer.out_channels, offset=layer.offset)
+        assert empty.weight.is_meta
+        empty.load_state_dict(layer.state_dict(), assign=True)
+        assert empty.bank.dtype == dtype and empty.bank.device.type == "cpu"
+        x = input_of(layer).to(dtype)
+        assert torch.equal(empty(x), layer(x))
+
+
+@BOTH
+def test_a_pruned_layer_moves_like_any_other(conv):
+    layer = layer_of(conv, "p4").float()
+    prune.l1_unstructured(layer, "weight", 0.3)
+    x = input_of(layer)
+    layer(x.float())
+    layer.double()
+    assert layer.bank.dtype == torch.float64 and layer(x.double()).isfinite().all()
+
+
+def test_a_layer_does_not_hand_out_the_table_of_its_group():
+    group = PointGroup(8)
+    before = group.quotient.clone()
+    GroupConv(group, 1, 1).quotient.zero_()
+    assert torch.equal(group.quotient, before)
 
 
 def test_a_parametrised_weight_is_followed():

@@ -285,3 +285,10 @@ def test_a_wrong_argument_raises_when_the_net_is_built(wrong, problem):
 def test_an_image_of_another_size_raises():
     with pytest.raises(ValueError, match=r"made for images \[B, C, 28, 28\]"):
         small()(digits(1, 30))
+
+
+def test_a_network_made_without_memory_has_its_tables_afterwards():
+    group, x = PointGroup(8), torch.randn(2, 3, 8, 1, 1)
+    with torch.device("meta"):
+        align = Align(group)
+    assert torch.equal(align.to_empty(device="cpu")(x), Align(group)(x))

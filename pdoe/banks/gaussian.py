@@ -41,6 +41,9 @@ Gaussian of width 0.71 beforehand come to 0.066 (three layers: 0.072).
 from __future__ import annotations
 
 import math
+import operator
+from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -51,19 +54,30 @@ SIZE = 5
 WIDTH = math.sqrt(1 / 2)  # see above
 
 
+@cache
 def gaussian_taps(size: int, width: float) -> np.ndarray:
     """The derivatives 0 ... 4 along an axis, at the points -(size - 1)/2 ... : [5, size].
 
     >>> gaussian_taps(5, 0.8)[0].round(3).tolist()  # the smoothing alone
     [0.025, 0.222, 0.507, 0.222, 0.025]
     """
-    points = np.arange(size) - (size - 1) / 2
-    powers = np.vander(points, increasing=True)
+    points = [Fraction(2 * i - size + 1, 2) for i in range(size)]
     # The n-th derivative of E[(x + X)^m] at x = 0, X a normal number of that width.
-    moments = np.array(
-        [[math.perm(m, n) * _normal_moment(m - n, width) for m in range(size)] for n in range(5)]
-    )
-    return np.linalg.solve(powers.T, moments.T).T
+    moments = [
+        [math.perm(m, n) * _normal_moment(m - n, Fraction(width)) for m in range(size)]
+        for n in range(5)
+    ]
+    taps = np.empty((5, size))
+    for i, point in enumerate(points):  # the polynomial that is 1 there and 0 at the others
+        lagrange, scale = [Fraction(1)], Fraction(1)
+        for other in points:
+            if other != point:
+                shifted, scaled = [Fraction(0), *lagrange], [*lagrange, Fraction(0)]
+                lagrange = [a - other * b for a, b in zip(shifted, scaled, strict=True)]
+                scale *= point - other
+        for n, row in enumerate(moments):  # exactly: large kernels cancel more than floats have
+            taps[n, i] = sum(map(operator.mul, lagrange, row)) / scale
+    return taps
 
 
 def gaussian_bank(
@@ -91,6 +105,6 @@ def gaussian_bank(
     return np.einsum("pk,gkyx->gpyx", pixels_in_operators(), in_frames(frames, jet))
 
 
-def _normal_moment(order: int, width: float) -> float:
+def _normal_moment(order: int, width: Fraction) -> Fraction:
     """E[X^order] of a normal number of mean 0 and that standard deviation."""
-    return 0.0 if order < 0 or order % 2 else width**order * math.prod(range(1, order, 2))
+    return Fraction(0) if order < 0 or order % 2 else width**order * math.prod(range(1, order, 2))

@@ -142,7 +142,7 @@ class ORN(nn.Module):
         return self.head(self.features(x).unflatten(0, (len(self.angles), -1)).amax(0))
 
 
-class Align(nn.Module):
+class Align(Constants):
     r"""ORAlign: each field begins with its strongest orientation, [B, C, G, 1, 1] -> [B, CG].
 
     .. math:: y(h) = f(\hat g h), \qquad \hat g = \arg\max_g f(g),
@@ -158,7 +158,11 @@ class Align(nn.Module):
 
     def __init__(self, group: PointGroup):
         super().__init__()
-        self.register_buffer("product", group.product.clone(), persistent=False)
+        self.group = group
+        self._fill_constants()
+
+    def _constants(self) -> dict[str, Tensor]:
+        return {"product": self.group.product}
 
     def forward(self, x: Tensor) -> Tensor:
         fields = x.flatten(2)
