@@ -44,9 +44,8 @@ class Constants(nn.Module):
 def _follow(module: Constants, _) -> None:
     """After loading: weights that were assigned may have another device or dtype."""
     weight = next(module.parameters(), None)
-    for name in module._constants() if weight is not None else ():
-        buffer = getattr(module, name)
+    for buffer in module.buffers(recurse=False) if weight is not None else ():
         kind = buffer.dtype if buffer.is_floating_point() else weight.dtype
-        if buffer.device != weight.device or kind != weight.dtype:
+        if (buffer.device, kind) != (weight.device, weight.dtype):
             module._fill_constants()
             return

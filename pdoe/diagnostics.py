@@ -14,7 +14,7 @@ from .data import DataSet
 from .data.batches import to_input
 from .devices import DEEP
 from .equivariance import equivariance_error, equivariance_report, grid_elements
-from .evaluation import autocast, number_type, turned
+from .evaluation import evaluate
 from .layers import LiftingConv
 
 ANGLES = range(0, 360, 15)  # degrees
@@ -58,20 +58,11 @@ def turned_count(test_images: int | None, there: int) -> int:
     return min(there, TURNED if test_images is None else max(1, test_images // 100))
 
 
-@torch.no_grad()
 def turned_error(
     model: nn.Module, data: DataSet, precision: str, count: int, degrees: float
 ) -> float:
     """Test error in per cent on the first ``count`` test images, each turned counter-clockwise."""
-    images, labels = data.test_images[:count], data.test_labels[:count]
-    size = 100 if images.device.type == "cpu" else 2000
-    wrong = 0
-    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
-        (view,) = turned(batch, [degrees])
-        with autocast(images.device, precision):
-            logits = model(to_input(view, data.mean, data.std, number_type(precision)))
-        wrong += (logits.argmax(1) != truth).sum().item()
-    return 100 * wrong / count
+    return evaluate(model, data, precision, count, [degrees])
 
 
 def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
