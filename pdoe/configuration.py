@@ -102,15 +102,15 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
     norm = recipe["norm"]
     if not isinstance(norm, Mapping) or not {"eps", "momentum"} <= set(norm):
         raise ValueError(f"recipe.norm holds eps and momentum, it is not {norm!r}")
-    for key, least in (("eps", "above 0"), ("momentum", "from 0 to 1")):
-        value = norm[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 <= value <= 1 and (value or key == "momentum")):
-            raise ValueError(f"recipe.norm.{key} is a number {least}, not {value!r}")
+    eps, momentum = norm["eps"], norm["momentum"]
+    if not (_is_number(eps) and eps > 0):
+        raise ValueError(f"recipe.norm.eps is a number above 0, not {eps!r}")
+    if momentum is not None and not (_is_number(momentum) and 0 <= momentum <= 1):
+        raise ValueError(f"recipe.norm.momentum is a number from 0 to 1, or null, not {momentum!r}")
     given: dict[str, Any] = {
         "dropout": recipe["dropout"],
-        "norm_eps": norm["eps"],
-        "norm_momentum": norm["momentum"],
+        "norm_eps": eps,
+        "norm_momentum": momentum,
         "in_channels": shape[0],
         "classes": classes,
         "image_size": shape[-1],
@@ -123,3 +123,7 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
     return MODELS[name](PointGroup.named(config["group"]["name"]), **arguments, **given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -528,9 +528,10 @@ def test_a_disk_that_is_full_at_any_byte_is_said_to_be(data, tmp_path, part):
     """torch.save of a file that takes no more raises a RuntimeError that names no disk."""
     model, progress = network(), Progress(epoch=1)
     optimizer, state = torch.optim.Adam(model.parameters()), torch.get_rng_state()
-    position = checkpoints.Position(state, state)
+    large = {str(i): torch.randn(64, 64, 9) for i in range(9)}
+    position = checkpoints.Position(state, state, selected=large)
     checkpoints.save(tmp_path, model, None, optimizer, position, {}, progress)
-    size = (newest_whole(tmp_path)[0] / "model.pt").stat().st_size
+    size = (newest_whole(tmp_path)[0] / "selected.pt").stat().st_size
     progress.epoch = 2
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
