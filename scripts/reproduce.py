@@ -91,7 +91,7 @@ class Cell:
     def finished(self) -> bool:
         """Whether its own configuration is: train.py refuses a folder that holds another's run."""
         record = self.record()
-        had = record.get("status"), record.get("config_hash"), record.get("seed")
+        had = record.get("status"), record.get("config_hash"), record.get("seed", self.seed)
         return had == ("finished", digest(hashed(self.configuration())), self.seed)
 
     def __str__(self) -> str:

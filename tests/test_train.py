@@ -603,6 +603,8 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
             break
         assert code == -signal.SIGKILL, (attempt, said)
         (record,) = records(tmp_path / "outputs").values()
+        if record["status"] == "finished":  # all was done but its process, on a fast machine
+            break
         assert record["status"] == "interrupted"
     assert_as_if_nothing_had_happened(launch, tmp_path, uninterrupted)
 
