@@ -13,6 +13,7 @@ from .data.dataset import STATISTICS
 from .data.whitening import whitened
 from .groups import PointGroup
 from .models import MODELS
+from .recipes import is_number
 from .records import digest
 
 # Keys that came after the first committed runs. At these values they change nothing and stay out of
@@ -103,9 +104,9 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
     if not isinstance(norm, Mapping) or not {"eps", "momentum"} <= set(norm):
         raise ValueError(f"recipe.norm holds eps and momentum, it is not {norm!r}")
     eps, momentum = norm["eps"], norm["momentum"]
-    if not (_is_number(eps) and eps > 0):
+    if not (is_number(eps) and eps > 0):
         raise ValueError(f"recipe.norm.eps is a number above 0, not {eps!r}")
-    if momentum is not None and not (_is_number(momentum) and 0 <= momentum <= 1):
+    if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
         raise ValueError(f"recipe.norm.momentum is a number from 0 to 1, or null, not {momentum!r}")
     given: dict[str, Any] = {
         "dropout": recipe["dropout"],
@@ -123,7 +124,3 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
     return MODELS[name](PointGroup.named(config["group"]["name"]), **arguments, **given)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -134,8 +134,7 @@ class Recipe:
             raise ValueError(f"average is a decay between 0 and 1, or null, not {average!r}")
         for name, most in (("l1", math.inf), ("weight_decay", math.inf), ("evaluate_last", 1)):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and 0 <= value <= most):
+            if not (is_number(value) and math.isfinite(value) and 0 <= value <= most):
                 least = "a number of at least 0" if most > 1 else "a part, from 0 to 1"
                 raise ValueError(
                     f"{name.replace('evaluate_', 'evaluate.')} is {least}, not {value!r}"
@@ -167,7 +166,12 @@ class Recipe:
 def _is_pair(value: Any) -> bool:
     """Whether it is two numbers."""
     listed = isinstance(value, list | tuple) and len(value) == 2
-    return listed and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+    return listed and all(map(is_number, value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an integer or a float; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def learning_rate_at(

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -226,14 +226,15 @@ class RunFolder:
             return
         folder = os.open(self.path, os.O_RDONLY)
         try:
-            with suppress(OSError):
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RecordError(
-                        f"{self.path} is in use by another process that runs this run: wait until "
-                        "it has ended, or stop it"
-                    ) from None
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RecordError(
+                    f"{self.path} is in use by another process that runs this run: wait until it "
+                    "has ended, or stop it"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
             yield
         finally:
             os.close(folder)
