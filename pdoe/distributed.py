@@ -126,12 +126,19 @@ def join(device: torch.device) -> tuple[Ranks, torch.device]:
     if count == 1:
         return Ranks(), device
     if not dist.is_initialized():
+        # Its functions keep the group that there is when they are defined, as their default, and
+        # DistributedDataParallel imports it: the group, and its threads, would outlive `leave`.
+        from torch.distributed.nn import functional  # noqa: F401
+
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), count), device
 
 
 def leave() -> None:
-    """Let go of the other processes at the end."""
+    """Let go of the other processes at the end, and wait for the threads that spoke to them.
+
+    One that still holds a tensor when the interpreter is gone would abort the process.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 

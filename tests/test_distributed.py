@@ -83,6 +83,12 @@ def work(folder: Path) -> None:
     )
     (folder / f"{ranks.rank}.json").write_text(json.dumps(shares))
     leave()
+    (folder / f"{ranks.rank}.threads").write_text(json.dumps(threads()))
+
+
+def threads() -> list[str]:
+    """The names of this process's threads, where the system tells them."""
+    return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
 
 
 def torchrun(*command, folder, ranks):
@@ -134,6 +140,14 @@ def test_ranks_train_as_one_does(of_ranks, one_thread):
 def test_the_shares_of_a_batch_are_disjoint_and_make_it_up(of_ranks):
     shares = json.loads((of_ranks[1] / "0.json").read_text())
     assert sorted(sum(shares, [])) == list(range(10)) and len(shares[0]) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system tells no threads")
+@pytest.mark.parametrize("rank", range(3))
+def test_no_thread_that_spoke_to_other_ranks_outlives_the_work(of_ranks, rank):
+    """One that lets go of a tensor when the interpreter is gone aborts the process (torch 2.14)."""
+    left = json.loads((of_ranks[1] / f"{rank}.threads").read_text())
+    assert left and not [name for name in left if "gloo" in name]
 
 
 def test_evaluation_counts_every_image_once(of_ranks, one_thread):
