@@ -438,7 +438,10 @@ def test_a_place_that_takes_no_files_is_named(tiny, server, monkeypatch):
 
 
 def test_a_slow_mirror_is_left_for_another_and_else_waited_for(monkeypatch, capsys):
+    tried = []
+
     def download(url, slowest):
+        tried.append(url)
         if url == "slow" and slowest:
             raise files.TooSlow("slow: only 70 kB per second")
         if url == "down":
@@ -450,6 +453,9 @@ def test_a_slow_mirror_is_left_for_another_and_else_waited_for(monkeypatch, caps
     assert files.first_good("x", ["slow", "down"], md5(b"slow")) == b"slow"
     with pytest.raises(files.Absent, match="70 kB.*refused.*slow gave 4 bytes of MD5"):
         files.first_good("x", ["slow", "down"], md5(b"fast"))
+    tried.clear()
+    assert files.first_good("x", ["slow"], md5(b"slow")) == b"slow"
+    assert tried == ["slow"]  # from the start, where nobody else can be asked
 
 
 def test_the_speed_of_a_download_is_judged_after_a_while(server, monkeypatch):

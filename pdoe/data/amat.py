@@ -14,7 +14,7 @@ import numpy as np
 
 from ..files import write_whole
 from .dataset import DataError
-from .files import Absent, download
+from .files import Absent, first_good
 
 ZIP_NAME = "mnist_rotation_new.zip"
 ZIP_MD5 = "0f9a947ff3d30e95cd685462cbf3b847"
@@ -121,7 +121,4 @@ def _check(values: np.ndarray, start: int, name: str) -> None:
 
 def download_original(root: Path) -> None:
     """Fetch the archive into `root/mnist_rot`. Raises `Absent` with the reason if that fails."""
-    raw = download(ZIP_URL)
-    if (found := hashlib.md5(raw).hexdigest()) != ZIP_MD5:
-        raise Absent(f"{ZIP_URL} gave {len(raw)} bytes of MD5 {found}, expected {ZIP_MD5}")
-    write_whole(root / "mnist_rot" / ZIP_NAME, raw)
+    write_whole(root / "mnist_rot" / ZIP_NAME, first_good("mnist_rot", [ZIP_URL], ZIP_MD5))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,21 +108,27 @@ def download(url: str, slowest: float = 0) -> bytes:
     return b"".join(parts)
 
 
-def first_good(name: str, urls: Iterable[str], md5: str) -> bytes:
-    """The bytes with the MD5 sum `md5` from the first of `urls` that gives them.
+def first_good(
+    name: str, urls: Sequence[str], md5: str, unpack: Callable[[bytes], bytes] = bytes
+) -> bytes:
+    """The bytes that have the MD5 sum `md5`, once unpacked, from the first of `urls` with them.
 
-    A slow one is left for another, and waited for where no other has the file. A line is printed
-    per attempt, which starts with `name`. Raises `Absent` with all reasons.
+    `unpack` may raise `OSError`. A slow one is left for another, and waited for where no other has
+    the file. A line is printed per attempt, which starts with `name`. Raises `Absent` with all
+    reasons.
     """
     reasons = []
-    queue = [(url, SLOW) for url in urls]
+    queue = [(url, SLOW if len(urls) > 1 else 0) for url in urls]
     for url, slowest in queue:
         print(f"{name}: downloading {url}", flush=True)
         try:
             raw = download(url, slowest)
-            if (found := hashlib.md5(raw).hexdigest()) == md5:
+            contents = unpack(raw)
+            if (found := hashlib.md5(contents).hexdigest()) == md5:
                 return raw
-            reasons.append(f"{url} gave {len(raw)} bytes of MD5 {found}, expected {md5}")
+            reasons.append(f"{url} gave {len(contents)} bytes of MD5 {found}, expected {md5}")
+        except OSError as error:
+            reasons.append(f"{url} gave what cannot be unpacked: {error}")
         except TooSlow as absent:
             reasons.append(str(absent))
             queue.append((url, 0))

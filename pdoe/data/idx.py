@@ -13,7 +13,7 @@ import numpy as np
 
 from ..files import write_whole
 from .dataset import DataError
-from .files import Absent, download
+from .files import Absent, first_good
 
 # MD5 of the unpacked bytes: gzip wrappings differ between mirrors, the contents do not.
 MNIST_FILES = {
@@ -61,7 +61,7 @@ def unpack(path: Path, md5: str) -> bytes:
     """The unpacked bytes of a file, gzipped or not, which must have the MD5 sum `md5`."""
     try:
         raw = _gunzip(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}. {_REMEDY}") from None
     if (found := hashlib.md5(raw).hexdigest()) != md5:
         raise DataError(
@@ -97,7 +97,10 @@ def download_mnist(root: Path) -> None:
         from torchvision.datasets import MNIST
     except ImportError as error:
         raise Absent(f"the mirrors are torchvision's, which does not import ({error})") from None
-    packed = {name: _first_good(name, md5, MNIST.mirrors) for name, md5 in MNIST_FILES.items()}
+    packed = {
+        name: first_good("mnist_rot", [f"{url}{name}.gz" for url in MNIST.mirrors], md5, _gunzip)
+        for name, md5 in MNIST_FILES.items()
+    }
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mnist.", dir=root) as folder:
         for name, raw in packed.items():
@@ -109,20 +112,9 @@ def download_mnist(root: Path) -> None:
                 shutil.move(Path(folder, "mnist", f"{name}.gz"), root / "mnist" / f"{name}.gz")
 
 
-def _first_good(name: str, md5: str, mirrors: list[str]) -> bytes:
-    reasons = []
-    for mirror in mirrors:
-        try:
-            packed = download(f"{mirror}{name}.gz")
-            if hashlib.md5(_gunzip(packed)).hexdigest() == md5:
-                return packed
-            reasons.append(f"{mirror}{name}.gz: wrong MD5")
-        except Absent as absent:
-            reasons.append(str(absent))
-        except (OSError, EOFError, zlib.error) as error:
-            reasons.append(f"{mirror}{name}.gz: {error}")
-    raise Absent("; ".join(reasons))
-
-
 def _gunzip(raw: bytes) -> bytes:
-    return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    """The bytes, unpacked if gzip packed them. Raises `OSError` where they are damaged."""
+    try:
+        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, zlib.error) as error:
+        raise OSError(str(error)) from None
