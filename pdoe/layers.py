@@ -125,6 +125,13 @@ class BankConv(Constants):
             self._kept = copy, weight._version, kernel
         return kernel
 
+    def _check_numbers(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"{type(self).__name__} takes a tensor of floating-point numbers, not {found}"
+            )
+
     def _convolve(self, x: Tensor) -> Tensor:
         """One convolution of planar channels: [B, C(G), H, W] -> [B, C', G, H', W']."""
         bias = None if self.bias is None else self.bias.repeat_interleave(len(self.group))
@@ -196,6 +203,7 @@ class LiftingConv(BankConv):
         return kernel.flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check_numbers(x)
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"LiftingConv expects an image [B, {self.in_channels}, H, W], "
@@ -235,6 +243,7 @@ class GroupConv(BankConv):
         return kernel.flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check_numbers(x)
         if x.ndim != 5 or x.shape[1] != self.in_channels or x.shape[2] != len(self.group):
             raise ValueError(
                 f"GroupConv on {self.group.name} expects a lifted map "

@@ -843,6 +843,22 @@ def test_a_group_layer_takes_lifted_maps_only(shape):
     assert str(list(shape)) in str(failure.value) or str(tuple(shape)) in str(failure.value)
 
 
+@pytest.mark.parametrize("conv", [LiftingConv, GroupConv])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda x: x.to(torch.uint8), "uint8"),
+        (lambda x: x.long(), "int64"),
+        (lambda x: x.numpy(), "ndarray"),
+        (lambda x: (x,), "tuple"),
+    ],
+)
+def test_what_is_no_tensor_of_floating_point_numbers_is_refused_by_name(conv, given, said):
+    x = torch.zeros(1, 1, *([8] if conv is GroupConv else []), 9, 9)
+    with pytest.raises(TypeError, match=f"{conv.__name__} takes .*floating-point.*{said}"):
+        conv(PointGroup(8), 1, 1)(given(x))
+
+
 def test_another_number_of_channels_raises_with_both_numbers():
     with pytest.raises(ValueError, match="(?s)17.*23|23.*17"):
         layer_of(LiftingConv, "p4", 17)(torch.zeros(1, 23, 9, 9, dtype=torch.float64))
