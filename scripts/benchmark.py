@@ -49,7 +49,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
-from pdoe.devices import device_name, resolve_device  # noqa: E402
+from pdoe.devices import device_name, resolve_device, resolve_precision  # noqa: E402
 from pdoe.figures import render  # noqa: E402
 from pdoe.files import as_csv, write_whole  # noqa: E402
 from pdoe.markdown import grid  # noqa: E402
@@ -358,6 +358,15 @@ def write(
         write_whole(path.with_suffix(".svg"), render([scaling(fits)], 410, 330))
 
 
+def named(device: torch.device) -> str:
+    """The device; a CPU with what it computes with, as one name stands for several generations."""
+    if device.type != "cpu":
+        return device_name(device)
+    units = [torch.backends.cpu.get_cpu_capability()]
+    units += ["bf16"] if resolve_precision("auto", device) == "bf16" else []
+    return f"{device_name(device)} ({', '.join(units)})"
+
+
 def slug(device: str, threads: int | None) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return name if threads is None else f"{name}-{threads}-threads"
@@ -406,7 +415,7 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     hardware = {
-        "device": device_name(device), "threads": threads, "torch": torch.__version__,
+        "device": named(device), "threads": threads, "torch": torch.__version__,
         "commit": commit, "dirty": dirty, "date": now(),
     }  # fmt: skip
     path = options.results / f"{slug(hardware['device'], threads)}.csv"

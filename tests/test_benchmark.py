@@ -67,6 +67,9 @@ def test_figures_are_written_and_those_of_other_cases_stay(tmp_path, capsys):
     second = path.read_text().splitlines()
     assert second[:2] == first and len(second) == 3
     assert path.with_suffix(".svg").exists()
+    units = torch.backends.cpu.get_cpu_capability()  # as one name stands for several generations
+    assert units in benchmark["read_lines"](path)[0]["device"]
+    assert units.lower().replace(" ", "-") in path.name
     assert "scaling p8, 2 fields" in path.with_suffix(".md").read_text()
 
 

@@ -303,8 +303,9 @@ def test_rows_with_several_seeds_are_held_against_each_other(place, undrawn):
 
 
 def test_the_figure_of_speed_keeps_to_one_precision_and_mode(place, undrawn):
-    (measured,) = (ROOT / "results" / "benchmarks").glob("cpu*.csv")
-    eager = [*measured.read_text().splitlines(), ""]
+    measured = next((ROOT / "results" / "benchmarks").glob("cpu*.csv"))
+    header, *lines = measured.read_text().splitlines()
+    eager = [header, *(line for line in lines if ",fp32,eager," in line), ""]
     (place.results / "benchmarks").mkdir()
     copy = place.results / "benchmarks" / "gpu.csv"
     copy.write_text("\n".join(eager))
