@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -301,7 +302,7 @@ def test_auto_says_a_line_per_source_and_how_to_do_better_than_embedded(monkeypa
     monkeypatch.setitem(mnist_rot.PINNED, "embedded", digest(tiny_arrays()))
     assert load_data("mnist_rot").provenance == "embedded"
     lines = capsys.readouterr().out.splitlines()
-    tried = [line.split(": ")[1] for line in lines if line.startswith("mnist_rot: ")]
+    tried = re.findall(r"^mnist_rot: (\w+ \(.*?\)): ", "\n".join(lines), re.M)
     assert tried[:5] == [
         "original (local files)",
         "regenerated (local files)",

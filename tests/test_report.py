@@ -132,7 +132,10 @@ def full(tmp_path_factory):
         ("net", "trained", "b4", 0.1, "why", "beef"),
     ]
     place.lines("equivariance/layers.csv", header, *layers)
-    shutil.copytree(ROOT / "results" / "benchmarks", place.results / "benchmarks")
+    (place.results / "benchmarks").mkdir()
+    shutil.copy(
+        min((ROOT / "results" / "benchmarks").glob("cpu*.csv")), place.results / "benchmarks"
+    )
     return place.results, *place.compose()
 
 
@@ -303,7 +306,7 @@ def test_rows_with_several_seeds_are_held_against_each_other(place, undrawn):
 
 
 def test_the_figure_of_speed_keeps_to_one_precision_and_mode(place, undrawn):
-    measured = next((ROOT / "results" / "benchmarks").glob("cpu*.csv"))
+    measured = min((ROOT / "results" / "benchmarks").glob("cpu*.csv"))
     header, *lines = measured.read_text().splitlines()
     eager = [header, *(line for line in lines if ",fp32,eager," in line), ""]
     (place.results / "benchmarks").mkdir()
