@@ -6,19 +6,25 @@
 """
 
 from .banks import filter_bank
+from .cpu import ChannelsLast, Dropout, MaxPool
 from .equivariance import EquivarianceReport, equivariance_error, equivariance_report
 from .export import export_plain
 from .groups import PointGroup
 from .layers import GroupConv, GroupPool, LiftingConv
+from .norm import BatchNorm
 from .pretrained import load_pretrained
 from .turns import convergence_order, equivariance_curve
 
 __version__ = "0.1.0"
 __all__ = [
+    "BatchNorm",
+    "ChannelsLast",
+    "Dropout",
     "EquivarianceReport",
     "GroupConv",
     "GroupPool",
     "LiftingConv",
+    "MaxPool",
     "PointGroup",
     "convergence_order",
     "equivariance_curve",

@@ -17,6 +17,38 @@ def _is_plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+# ---- Layout -------------------------------------------------------------------------------------
+
+
+class ChannelsLast(nn.Module):
+    """Images [B, C, H, W], unchanged, in the layout in which a CPU convolves fastest.
+
+    Their channels lie last in memory. The layers of this library, :class:`pdoe.norm.BatchNorm`,
+    :class:`MaxPool`, :class:`Dropout` and what acts on each element keep that layout: at the
+    beginning of a network it spares all copies from one layout into another. ``nn.BatchNorm3d`` and
+    ``nn.MaxPool3d`` are slow in it. Numbers of 64 bits, for which oneDNN has no kernels, and images
+    on other devices stay as they are.
+
+    >>> ChannelsLast()(torch.ones(2, 3, 8, 8)).stride()
+    (192, 1, 24, 3)
+    """
+
+    channels_last: bool | None = None  # True, False; None: but for numbers of 64 bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = x.dtype != torch.float64 if self.channels_last is None else self.channels_last
+        if not wanted or x.ndim != 4 or _is_plain(x):
+            return x
+        # Made anew, the strides tell the layout of images of one channel, too.
+        rows = x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (*x.shape[2:], x.shape[1]))
+        return rows.permute(0, 3, 1, 2)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a map [B, ..., H, W] lie last in memory, and do not lie first."""
+    return not x.is_contiguous() and x.permute(0, -2, -1, *range(1, x.ndim - 2)).is_contiguous()
+
+
 # ---- Convolution --------------------------------------------------------------------------------
 
 
@@ -28,19 +60,27 @@ def conv2d(
     padding: int,
     channels_last: bool | None = None,
 ) -> Tensor:
-    """``torch.conv2d`` with a contiguous result, [B, C, H, W] -> [B, C', H', W'].
+    """``torch.conv2d``, [B, C, H, W] -> [B, C', H', W'].
 
-    It runs channels-last where asked to. By default it does so on a CPU with maps of 2 to 95
-    channels, which is faster, above all backwards; wider maps are not faster so. On a GPU it does
-    in numbers of 16 bits, where the channels are multiples of 8: others would be padded.
+    On a CPU a channels-last map gives one, unless ``channels_last`` is False; all else gives a
+    contiguous one. The convolution itself runs channels-last where asked to. By default it does so
+    on a CPU with maps of 2 to 95 channels, which is faster, above all backwards; wider maps gain
+    less than the copies cost. On a GPU it does in numbers of 16 bits, where the channels are
+    multiples of 8: others would be padded.
     """
     plain = _is_plain(x)
+    # By strides: of one channel alone they tell.
+    last = not plain and x.stride(1) == 1 and x.permute(0, 2, 3, 1).is_contiguous()
+    if last and channels_last is not False:
+        return _channels_last(F.conv2d(x, kernel, bias, stride, padding))
     if channels_last is None and x.device.type == "cuda":
         short = x.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")
         channels_last = short and x.shape[1] % 8 == kernel.shape[0] % 8 == 0
     elif channels_last is None:
         channels_last = not plain and 1 < x.shape[1] < 96
     if not channels_last:
+        # torch takes the layout from the kernel, too; one of 1x1 has both, and says so by strides.
+        kernel = kernel.flatten(1).view(kernel.shape)
         return F.conv2d(x, kernel, bias, stride, padding).contiguous()
     if plain:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -127,8 +167,8 @@ class MaxPool(nn.Module):
 
     The result of ``MaxPool3d((1, 2, 2))``: [..., H // 2, W // 2]; equivariant on even sizes. On a
     CPU it is made of whole-tensor operations, which are vectorised where PyTorch's pooling of
-    contiguous maps compares number by number. Where a maximum is attained twice, one of the two has
-    the gradient, not always the one that PyTorch picks.
+    contiguous maps compares number by number; channels-last maps stay so. Where a maximum is
+    attained twice, one of the two has the gradient, not always the one that PyTorch picks.
 
     Raises:
         ValueError: for another number of axes, or less than 2 pixels on a side.
@@ -143,7 +183,7 @@ class MaxPool(nn.Module):
                 "MaxPool expects [B, C, H, W] or [B, C, G, H, W] with at least 2x2 pixels, "
                 f"not a tensor {list(x.shape)}"
             )
-        if _is_plain(x):
+        if _is_plain(x) or is_channels_last(x):
             return F.max_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])
         x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
         if torch.is_grad_enabled() and x.requires_grad:
@@ -220,7 +260,10 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), device=x.device)
-        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        if torch.empty_like(x).stride() != x.stride():  # there are gaps or overlaps in its memory
+            x = x.contiguous()
+        numbers = words.view(torch.int16)[: x.numel()].as_strided(x.shape, x.stride())
+        kept = numbers >= dropped - 2**15
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
     def extra_repr(self) -> str:

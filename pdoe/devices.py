@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .cpu import ChannelsLast
 from .layers import GroupConv, LiftingConv
 
 DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
@@ -63,7 +64,8 @@ class Settings:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
         cuda_graph: record the passes of a training step once and replay them, on a GPU that would
             wait for the host, see :func:`pdoe.gpu.replayed`.
-        channels_last: the layout in which convolutions run; None: as measured for their width.
+        channels_last: the layout in which convolutions run, on a CPU that of all maps of a
+            :class:`PlainCNN` or :class:`ResNet`, too; None: as measured, on a GPU by width.
         deterministic: the same numbers again, at the price of slower operations on a GPU.
         checkpoint_activations: keep the inputs of the blocks alone, and compute what is in between
             again for the backward pass: less memory, a third more time.
@@ -121,7 +123,7 @@ class Settings:
     def apply(self, model: nn.Module) -> None:
         """Make the model run so."""
         for module in model.modules():
-            if isinstance(module, LiftingConv | GroupConv):
+            if isinstance(module, LiftingConv | GroupConv | ChannelsLast):
                 module.channels_last = self.channels_last
         if self.checkpoint_activations:
             model.checkpoint_activations = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .cpu import ChannelsLast
 from .groups import PointGroup
 from .reasons import reason
 
@@ -118,7 +119,8 @@ def equivariance_report(
 
     Layers are all modules, named as in ``model.named_modules()``: a block comes after what it
     holds, and the model itself, named "", last. A layer whose output the group does not act on is
-    left out, and one that is called twice counts by its first call. The model is left as it is.
+    left out, as is :class:`pdoe.cpu.ChannelsLast`, and one that is called twice counts by its first
+    call. The model is left as it is.
     Maps are moved by the model's own method ``act``, if it has one, else by :func:`act`.
 
     Args:
@@ -147,7 +149,8 @@ def equivariance_report(
         return hook
 
     for name, module in modules.items():
-        module.register_forward_hook(keep(name), with_kwargs=True)
+        if not isinstance(module, ChannelsLast):
+            module.register_forward_hook(keep(name), with_kwargs=True)
 
     def run(x):
         seen.clear()

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .cpu import Dropout, MaxPool
-from .gpu import BatchNorm
+from .cpu import ChannelsLast, Dropout, MaxPool
 from .layers import GroupConv, GroupPool, LiftingConv
+from .norm import BatchNorm
 
-_LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm)
+_LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm, ChannelsLast)
 _ELEMENTWISE = (
     nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
@@ -146,6 +146,10 @@ class _Rewriter:
             self.fold_inputs(node)
             pool = "amax" if module.kind == "max" else "mean"
             node.op, node.target, node.args = "call_method", pool, (node.args[0], 2)
+        elif _is(module, ChannelsLast):
+            refuse_hooks(module, str(node.target))
+            node.replace_all_uses_with(node.args[0])
+            self.graph.erase_node(node)
         else:
             planar = planar_module(module, kind) if kind else None
             if planar is None:

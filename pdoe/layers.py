@@ -2,6 +2,7 @@
 
 A layer is a learnt weight times a constant filter bank, and one ``conv2d``. On a lifted map
 ``BatchNorm3d(C)``, ``ReLU`` and ``MaxPool3d((1, 2, 2))`` (even sizes) are equivariant as they are.
+On a CPU a layer gives the memory format that it takes, see :class:`pdoe.ChannelsLast`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class BankConv(Constants):
         self.stride = _integer("stride", stride, 1)
         self.padding = _integer("padding", padding, 0)
         self.kernel_size = support
-        self.channels_last: bool | None = None  # layout of the convolution; None: as measured
+        self.channels_last: bool | None = None  # the layout, see `cpu.conv2d`; None: as measured
 
         made = {"device": device, "dtype": dtype}
         shape = (self.out_channels, self.in_channels, *self._group_axes(), constant.shape[1])
@@ -97,6 +98,16 @@ class BankConv(Constants):
 
     def __getstate__(self):
         return {**self.__dict__, "_kept": None}
+
+    def _filters(self, weight: Tensor) -> Tensor:
+        """The weight of each element, or of all, times its bank: [C', G or 1, I, K] -> kernel.
+
+        The kernel [C'G, I, k, k] is channels-last in memory, as which one product makes it, and
+        most convolutions take it.
+        """
+        with full_precision(weight):
+            kernel = self.bank.flatten(2).transpose(1, 2) @ weight.transpose(2, 3)
+        return kernel.unflatten(2, self.bank.shape[2:]).flatten(0, 1).permute(0, 3, 1, 2)
 
     def _kernel_at_hand(self) -> Tensor:
         """The kernel, built once for as long as the layer evaluates with the same weight.
@@ -198,9 +209,7 @@ class LiftingConv(BankConv):
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k]."""
-        with full_precision(self.weight):
-            kernel = torch.einsum("oik,gkyx->ogiyx", self.weight, self.bank)
-        return kernel.flatten(0, 1)
+        return self._filters(self.weight[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_numbers(x)
@@ -237,12 +246,12 @@ class GroupConv(BankConv):
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k]."""
-        # As weight[:, :, quotient], whose gradient costs several times as much on a CPU.
-        weight = self.weight.index_select(2, self.quotient.flatten())
-        weight = weight.unflatten(2, self.quotient.shape)  # [C', C, G, G, K], out g, then in h
-        with full_precision(weight):
-            kernel = torch.einsum("oighk,gkyx->ogihyx", weight, self.bank)
-        return kernel.flatten(2, 3).flatten(0, 1)
+        order = len(self.group)
+        fields = torch.arange(self.in_channels, device=self.quotient.device)
+        chosen = self.quotient[:, None] + order * fields[:, None]  # (c, g^-1 h) for each g, c, h
+        # Not by advanced indexing, whose gradient costs several times as much on a CPU.
+        weight = self.weight.flatten(1, 2).index_select(1, chosen.flatten())
+        return self._filters(weight.unflatten(1, (order, -1)))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_numbers(x)

@@ -6,10 +6,12 @@
 Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a case:
 
 - `plain`: the ordinary network that does the same arithmetic, made by `pdoe.export_plain`:
-  `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit. Run
-  with contiguous and with channels-last input; the ratio is taken to the faster of the two.
+  `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit.
 - `e2cnn`: e2cnn 0.2.3 with as many regular fields and the same support, where it is installed
   (`pip install '.[peers]'`) and has the group; never compiled.
+
+Each runs with contiguous and with channels-last input, and so do our layers and blocks, while a
+network of ours chooses for itself; the ratio is that of the faster one to the faster one.
 
 On a GPU fp32 is float32, not TF32.
 
@@ -75,10 +77,11 @@ def prepared(
     model = model.to(device).train(phase == "train")
     x = torch.randn(case.shape, device=device)
     for layout, memory_format in LAYOUTS.items():
-        if rival == f"plain{layout}":
+        if rival in (f"plain{layout}", f"e2cnn{layout}", f"ours{layout}"):
             x = x.contiguous(memory_format=memory_format)
+        if rival == f"plain{layout}":
             model = model.to(memory_format=memory_format)
-    if mode == "compiled" and rival != "e2cnn":
+    if mode == "compiled" and not rival.startswith("e2cnn"):
         model = torch.compile(model)
     # Autocast would keep casts of weights beyond the recording of a graph.
     half, keep = precision == "bf16", mode != "graphs"
@@ -137,9 +140,9 @@ def all_recorded(works: dict[str, Callable[[], None]]) -> dict[str, Callable[[],
         try:
             replays[name] = recorded(work)
         except RuntimeError as error:
-            if name != "e2cnn":
+            if not name.startswith("e2cnn"):
                 raise
-            print(f"e2cnn fits no CUDA graph ({str(error).splitlines()[0]})", flush=True)
+            print(f"{name} fits no CUDA graph ({str(error).splitlines()[0]})", flush=True)
     return replays
 
 
@@ -210,20 +213,19 @@ def measure(
         if mode == "graphs":
             works = all_recorded(works)
         times = race(works, rounds, device)
-        plains = [name for name in times if name.startswith("plain")]
-        plain = min(plains, key=lambda name: median(times[name]))
-        for rival in [plain, *(["e2cnn"] if "e2cnn" in times else [])]:
+        ours, *rivals = (faster(times, kind) for kind in ("ours", "plain", "e2cnn"))
+        for rival in filter(None, rivals):
             line = {
                 "case": case.name,
                 "phase": phase,
                 "precision": precision,
                 "mode": mode,
-                **compared(times, rival),
-                "images_per_second": case.shape[0] / median(times["ours"]),
-                "ours_mib": peaks.get("ours"),
+                **compared(times, ours, rival),
+                "images_per_second": case.shape[0] / median(times[ours]),
+                "ours_mib": peaks.get(ours),
                 "rival_mib": peaks.get(rival),
-                "ours_build_ms": built["ours"],
-                "rival_build_ms": built[rival] if rival == "e2cnn" else None,
+                "ours_build_ms": built[ours],
+                "rival_build_ms": built[rival] if rival.startswith("e2cnn") else None,
                 **hardware,
             }
             lines.append(line)
@@ -232,13 +234,19 @@ def measure(
     return lines
 
 
-def compared(times: dict[str, list[float]], rival: str) -> dict:
+def faster(times: dict[str, list[float]], kind: str) -> str | None:
+    """The contestant of a kind, in whichever layout, whose median is the lowest; None without."""
+    names = (name for name in times if name.startswith(kind))
+    return min(names, key=lambda name: median(times[name]), default=None)
+
+
+def compared(times: dict[str, list[float]], ours: str, rival: str) -> dict:
     """Medians in ms, and the median and quartiles of the rounds' own ratios."""
-    ratios = [a / b for a, b in zip(times["ours"], times[rival], strict=True)]
+    ratios = [a / b for a, b in zip(times[ours], times[rival], strict=True)]
     q1, _, q3 = quantiles(ratios, n=4)
     return {
         "rival": rival,
-        "ours_ms": 1e3 * median(times["ours"]),
+        "ours_ms": 1e3 * median(times[ours]),
         "rival_ms": 1e3 * median(times[rival]),
         "ratio": median(ratios),
         "ratio_q1": q1,
@@ -262,7 +270,7 @@ def measure_imports(rounds: int, hardware: dict) -> list[dict]:
     lines = []
     for rival in list(modules)[1:]:
         line = {"case": IMPORT, "phase": "import", "precision": "any", "mode": "eager"}
-        lines.append({**nothing, **line, **compared(times, rival), **hardware})
+        lines.append({**nothing, **line, **compared(times, "ours", rival), **hardware})
         print(f"{IMPORT}: {lines[-1]['ratio']:.3f} of {rival}", flush=True)
     return lines
 
@@ -299,10 +307,14 @@ def merged(
 def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str]]) -> str:
     """The figures as Markdown, beside those that were committed before."""
     keys = ("case", "phase", "precision", "mode", "rival")
-    earlier = {tuple(line[k] for k in keys): line["ratio"] for line in before}
+
+    def kind(line: dict[str, str]) -> tuple[str, ...]:
+        return *(line[k] for k in keys[:-1]), line["rival"].removesuffix(", channels last")
+
+    earlier = {kind(line): line["ratio"] for line in before}
     rows = []
     for line in lines:
-        old = earlier.get(tuple(line[k] for k in keys), "–")
+        old = earlier.get(kind(line), "–")
         memory = "–"
         if line["ours_mib"]:
             memory = f"{float(line['ours_mib']) / float(line['rival_mib']):.2f}"
@@ -319,10 +331,10 @@ def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str
         f"# {hardware}: what the layers cost\n\n{targets(lines)}\n"
         f"## All figures\n\n{grid(header, rows)}\n"
         "Ratios are ours / rival, below 1 where we are faster: median and quartiles over the\n"
-        "rounds of one process in which the contestants took turns. `plain` is the ordinary\n"
-        "network of the same arithmetic. `before`: the ratio that stood here before the line was\n"
-        "measured again; `peak memory`: the ratio of the peaks of a training step. How they are\n"
-        "measured: `scripts/benchmark.py`.\n"
+        "rounds of one process in which the contestants took turns, the faster of two layouts of\n"
+        "each. `plain` is the ordinary network of the same arithmetic. `before`: the ratio that\n"
+        "stood here before the line was measured again; `peak memory`: the ratio of the peaks of\n"
+        "a training step. How they are measured: `scripts/benchmark.py`.\n"
     )
 
 

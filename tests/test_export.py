@@ -12,8 +12,8 @@ from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
 from pdoe.cpu import Dropout, MaxPool
-from pdoe.gpu import BatchNorm
 from pdoe.models import PlainCNN
+from pdoe.norm import BatchNorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

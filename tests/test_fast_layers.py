@@ -1,12 +1,252 @@
-"""What is faster on a CPU does what torch does: dropout, pooling, convolution (and test_layers)."""
+"""What is faster on a CPU does what torch does: layout, norm, dropout, pooling, convolution."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
 
-from pdoe import PointGroup
-from pdoe.cpu import Dropout, MaxPool, conv2d
-from pdoe.models import PlainCNN
+from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe.cpu import ChannelsLast, Dropout, MaxPool, conv2d, is_channels_last
+from pdoe.models import PlainCNN, ResNet
+from pdoe.norm import BatchNorm
+
+# --- layout --------------------------------------------------------------------------------------
+
+
+def channels_last(x):
+    """A lifted map with its planar channels last in memory."""
+    return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+
+
+def networks():
+    p4, p8 = PointGroup(4), PointGroup(8)
+    yield PlainCNN(p8, [2, 3, 2], image_size=14), 14
+    yield PlainCNN(p4, [2] * 3, "pixels", head="group", bias=True, image_size=12), 12
+    yield PlainCNN(p4, [2] * 2, padding="same", head="pooled", hidden=3, in_channels=3), 8
+    yield PlainCNN(PointGroup(1), [3] * 3, "pixels", image_size=12), 12
+    yield ResNet(p8, 8, [1, 2, 3], offset=0.3, downsample="avgpool", head="invariant"), 16
+    yield ResNet(PointGroup(6, reflections=True), 8, [2, 2, 2]), 15
+    yield ResNet(p4, 11, [4, 4, 8], block="bottleneck"), 16
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_network_computes_the_same_in_either_layout(number):
+    torch.manual_seed(number)
+    model, side = list(networks())[number]
+    model.double()
+    x = torch.randn(3, channels_of(model), side, side).double()
+    found = []
+    for wanted, net in ((True, copy.deepcopy(model)), (False, model)):
+        net.layout.channels_last = wanted
+        image = x.clone().requires_grad_()
+        outputs = []
+        for training in (True, False):
+            y = net.train(training)(image)
+            parameters = [image, *net.parameters()]
+            outputs += [y, *torch.autograd.grad(y.square().sum(), parameters)]
+        found.append([*outputs, *net.buffers()])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def channels_of(model):
+    return next(part for part in model.modules() if isinstance(part, LiftingConv)).in_channels
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("training", [True, False])
+def test_no_map_and_no_gradient_of_a_trunk_is_copied_into_another_layout(number, training):
+    model, side = list(networks())[number]
+    model.train(training)
+    seen = []
+
+    def look(module, inputs, output):
+        if output.ndim == 5 and len(output[0, :, :, 0, 0].flatten()) > 1 < output.shape[-1]:
+            seen.append(is_channels_last(output))
+            if output.requires_grad and seen[-1]:
+                output.register_hook(lambda gradient: gradients.append(is_channels_last(gradient)))
+
+    gradients: list[bool] = []
+    for part in model.trunk.modules():
+        if isinstance(part, GroupConv | LiftingConv | MaxPool | nn.BatchNorm3d):
+            part.register_forward_hook(look)
+    y = model(torch.randn(3, channels_of(model), side, side))
+    y.sum().backward()
+    assert len(seen) > 4 and all(seen)
+    assert sum(gradients) >= len(gradients) - 1  # the head's own may be in another one
+
+
+def test_the_layout_is_that_of_32_bits_and_less_and_can_be_refused():
+    image, last = torch.ones(2, 3, 5, 4), torch.channels_last
+    layout = ChannelsLast()
+    assert layout(image).is_contiguous(memory_format=last) and torch.equal(layout(image), image)
+    assert layout(image.bfloat16()).is_contiguous(memory_format=last)
+    assert layout(image.double()).is_contiguous()
+    one = layout(torch.randn(2, 1, 5, 4))
+    assert LiftingConv(PointGroup(4), 1, 2)(one).stride(2) == 1
+    layout.channels_last = False
+    assert layout(image) is image
+    layout.channels_last = True
+    assert layout(image.double()).is_contiguous(memory_format=last)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 100])
+def test_a_layer_gives_the_layout_that_it_takes(channels):
+    layer = GroupConv(PointGroup(4), channels, 3, bias=True)
+    x = torch.randn(2, channels, 4, 6, 5)
+    expected = layer(x)
+    assert expected.is_contiguous()
+    found = layer(channels_last(x))
+    assert is_channels_last(found)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    layer.channels_last = False
+    assert layer(channels_last(x)).is_contiguous()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).is_contiguous()
+        layer.channels_last = None
+        assert is_channels_last(layer(channels_last(x)))
+
+
+# --- norm ----------------------------------------------------------------------------------------
+
+SHAPES = [(5, 3, 6, 9, 7), (4, 2, 1, 5, 5), (1, 1, 2, 4, 4), (2, 3, 4, 1, 3), (2, 3, 4, 3, 1)]
+
+
+def norms(fields, dtype):
+    """Ours in this dtype, beside torch's in float64."""
+    exact = nn.BatchNorm3d(fields, eps=1e-3, momentum=0.3).double()
+    with torch.no_grad():
+        exact.weight.uniform_(0.5, 2)
+        exact.bias.uniform_(-1, 1)
+        exact.running_mean.uniform_(-1, 1)
+        exact.running_var.uniform_(1, 2)
+    ours = BatchNorm(fields, eps=1e-3, momentum=0.3).to(dtype)
+    ours.load_state_dict(exact.state_dict())
+    return ours, exact
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (64, 7, 8, 24, 24)])
+@pytest.mark.parametrize(
+    ("dtype", "of_weight", "bound"),
+    [
+        (torch.float64, torch.float64, 1e-12),
+        (torch.float32, torch.float32, 5e-6),
+        (torch.bfloat16, torch.float32, 2e-2),
+    ],
+)
+def test_the_norm_of_channels_last_maps_is_batch_norm(shape, dtype, of_weight, bound):
+    torch.manual_seed(0)
+    x, gradient = (3 + 2 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
+    ours, exact = norms(shape[1], of_weight)
+    found = []
+    for norm, input, back in (
+        (ours, channels_last(x), channels_last(gradient)),
+        (exact, x.double(), gradient.double()),
+    ):
+        input.requires_grad_()
+        parameters = [input, norm.weight, norm.bias]
+        y = norm(input)
+        plain = torch.autograd.grad(y, parameters, back, retain_graph=True)
+        again = torch.autograd.grad(y, parameters, back, create_graph=True)
+        (twice,) = torch.autograd.grad(again[0].double().square().sum(), norm.weight)
+        tested = norm.eval()(input)
+        through = torch.autograd.grad(tested, parameters, back)
+        found.append([y, tested, *plain, *again, twice, *through, *norm.buffers()])
+        if norm is ours:
+            assert y.dtype == tested.dtype == dtype
+            kept = [y, tested, plain[0], through[0]]
+            assert not is_channels_last(input) or all(map(is_channels_last, kept))
+    said = "y, tested, dx, dw, db, dx, dw, db, twice, eval dx, eval dw, eval db, mean, variance, n"
+    for name, a, b in zip(said.split(", "), *found, strict=True):
+        error, scale = (a.double() - b.double()).abs().max(), b.double().abs().max().clamp(min=1)
+        assert error <= bound * scale, f"{name}: {error:.2e} of {scale:.2e}"
+
+
+def test_it_is_differentiated_twice_and_forwards():
+    torch.manual_seed(0)
+    ours, exact = norms(2, torch.float64)
+    x = channels_last(torch.randn(3, 2, 3, 2, 2).double()).requires_grad_()
+    weight, bias = ours.weight, ours.bias
+
+    def norm(x, weight, bias):
+        return torch.func.functional_call(ours, {"weight": weight, "bias": bias}, x)
+
+    inputs = x, weight.detach().clone().requires_grad_(), bias.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(norm, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(norm, inputs)
+    tangent = torch.randn_like(x)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        found, expected = (forward_ad.unpack_dual(n(dual)).tangent for n in (ours, exact))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_in_another_layout_comes_out_in_that_of_the_map():
+    ours, exact = norms(2, torch.float64)
+    x, gradient = torch.randn(2, 3, 2, 4, 5, 6).double().unbind()
+    found, expected = channels_last(x).requires_grad_(), x.requires_grad_()
+    ours(found).backward(gradient)
+    exact(expected).backward(gradient)
+    assert is_channels_last(found.grad)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_only_the_gradients_that_are_asked_for_are_made():
+    ours, _ = norms(2, torch.float32)
+    x = channels_last(torch.randn(3, 2, 4, 5, 5))
+    ours(x).sum().backward()
+    assert x.grad is None and ours.bias.grad.tolist() == pytest.approx([300, 300])
+    ours.requires_grad_(False)
+    ours(x.requires_grad_()).sum().backward()
+    assert x.grad.abs().max() < 1e-3  # the sum is always the same
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"bias": False}],
+    ids=str,
+)
+def test_a_norm_with_less_or_more_is_that_of_torch(options):
+    ours, torchs = BatchNorm(3, **options), nn.BatchNorm3d(3, **options)
+    x = torch.randn(4, 3, 4, 5, 5)
+    for _ in range(2):
+        torch.testing.assert_close(ours(channels_last(x)), torchs(x))
+    torch.testing.assert_close(ours.eval()(channels_last(x)), torchs.eval()(x))
+    for found, expected in zip(ours.buffers(), torchs.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_numbers_of_16_bits_throughout_keep_their_dtype():
+    torch.manual_seed(0)
+    ours, exact = norms(3, torch.bfloat16)
+    x = channels_last(torch.randn(8, 3, 4, 6, 6).bfloat16())
+    for norm, input in ((ours, x), (exact, x.double())):
+        input.requires_grad_()
+        norm(input).float().square().sum().backward()
+    assert ours.weight.grad.dtype == ours.running_mean.dtype == torch.bfloat16
+    for found, expected in zip(ours.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), expected.grad, rtol=0.03, atol=3)
+    for found, expected in zip(ours.buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(found.double(), expected.double(), rtol=0.01, atol=0.01)
+
+
+def test_channels_of_another_number_and_images_are_refused_as_by_torch():
+    with pytest.raises(RuntimeError, match="should contain 4 elements"):
+        BatchNorm(3)(channels_last(torch.randn(2, 4, 2, 3, 3)))
+    with pytest.raises(ValueError, match="expected 5D input"):
+        BatchNorm(3)(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+
+
+def test_relu_in_place_after_it_copies_nothing():
+    x = channels_last(torch.randn(2, 3, 4, 5, 5)).requires_grad_()
+    for training in (True, False):
+        y = BatchNorm(3).train(training)(x)
+        assert not y._is_view()
+        assert F.relu_(y).grad_fn.name() == "ReluBackward0"
+
 
 # --- dropout -------------------------------------------------------------------------------------
 
@@ -42,6 +282,18 @@ def test_a_seed_gives_the_same_mask_again():
         return Dropout(0.5)(torch.ones(100))
 
     assert torch.equal(draw(), draw())
+
+
+def test_the_layout_stays():
+    x = channels_last(torch.ones(2, 3, 4, 5, 6))
+    y = Dropout(0.5)(x)
+    assert y.stride() == x.stride() and 20 < (y == 0).sum() < 700
+
+
+@pytest.mark.parametrize("x", [torch.ones(1, 60).expand(50, 60), torch.ones(100, 60)[::2]])
+def test_elements_that_share_memory_or_leave_gaps_are_dropped_each_for_itself(x):
+    y = Dropout(0.5)(x)
+    assert 1000 < (y == 0).sum() < 2000 and y.std(0).min() > 0
 
 
 def test_in_evaluation_nothing_is_dropped():
@@ -82,6 +334,16 @@ def test_it_is_the_pooling_of_torch_and_so_is_its_gradient(shape, dtype, strided
     assert torch.equal(
         *(torch.autograd.grad(y, x, gradient, retain_graph=True)[0] for y in (found, expected))
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 7, 6), (2, 3, 6, 8)])
+def test_pooled_maps_keep_their_layout(shape):
+    x = torch.randn(shape)
+    last = x.movedim((-2, -1), (1, 2)).contiguous().movedim((1, 2), (-2, -1)).requires_grad_()
+    y = MaxPool()(last)
+    assert is_channels_last(y) and torch.equal(y, MaxPool()(x))
+    y.sum().backward()
+    assert is_channels_last(last.grad)
 
 
 def test_of_equal_numbers_one_has_the_gradient():

@@ -18,8 +18,9 @@ from pdoe.cost import estimated_seconds
 from pdoe.data import SHAPES, DataSet
 from pdoe.devices import SWITCHES, Settings, make_repeatable
 from pdoe.diagnostics import diagnose
-from pdoe.gpu import BatchNorm, replayed
+from pdoe.gpu import replayed
 from pdoe.models import PlainCNN
+from pdoe.norm import BatchNorm
 from pdoe.training import Stop, fit
 from train import composed
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..constants import Constants
 from ..cpu import Dropout, MaxPool
-from ..gpu import BatchNorm
 from ..groups import PointGroup, rotation
 from ..layers import GroupConv, GroupPool, LiftingConv
+from ..norm import BatchNorm
 from .sizes import check_size
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..cpu import Dropout, MaxPool
-from ..gpu import BatchNorm
+from ..cpu import ChannelsLast, Dropout, MaxPool
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
+from ..norm import BatchNorm
 from .sizes import check_size
 
 
@@ -118,6 +118,7 @@ class PlainCNN(nn.Module):
                     f"an image of {image_size}x{image_size} is used up after layer {number} "
                     f"of {len(widths)}"
                 )
+        self.layout = ChannelsLast()
         self.trunk = nn.Sequential(*layers)
         if head == "dense":
             self.head = nn.Sequential(
@@ -150,7 +151,7 @@ class PlainCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.image_size is not None:
             check_size(x, self.image_size)
-        return self.head(self.trunk(x))
+        return self.head(self.trunk(self.layout(x)))
 
 
 def _conv_to_point(in_channels: int, classes: int, size: int, bias: bool) -> nn.Conv2d:

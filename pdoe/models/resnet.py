@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cpu import Dropout
-from ..gpu import BatchNorm
+from ..cpu import ChannelsLast, Dropout
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
+from ..norm import BatchNorm
 from .recompute import recomputed
 
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block; its shortcut is not counted
@@ -117,6 +117,7 @@ class ResNet(nn.Module):
         stem, *widths = _channels(group, widths, plain_widths, stem)
 
         self.group = group
+        self.layout = ChannelsLast()
         blocks, channels = [], stem
         for stage, width in enumerate(widths):
             for number in range(blocks_per_stage):
@@ -165,7 +166,7 @@ class ResNet(nn.Module):
         self.trunk.checkpoint_activations = wanted
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.trunk(x))
+        return self.head(self.trunk(self.layout(x)))
 
 
 class ResidualBlock(nn.Module):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..cpu import Dropout, MaxPool
-from ..gpu import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
+from ..norm import BatchNorm
 
 
 class SteerableCNN(nn.Module):
