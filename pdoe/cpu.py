@@ -69,9 +69,9 @@ def conv2d(
     multiples of 8: others would be padded.
     """
     plain = _is_plain(x)
-    # By strides: of one channel alone they tell.
-    last = not plain and x.stride(1) == 1 and x.permute(0, 2, 3, 1).is_contiguous()
-    if last and channels_last is not False:
+    # By strides, which tell where there is but one channel or pixel.
+    last = x.stride(1) == 1 and x.stride(3) == x.shape[1] and x.permute(0, 2, 3, 1).is_contiguous()
+    if last and not plain and channels_last is not False:
         return _channels_last(F.conv2d(x, kernel, bias, stride, padding))
     if channels_last is None and x.device.type == "cuda":
         short = x.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")
@@ -79,9 +79,8 @@ def conv2d(
     elif channels_last is None:
         channels_last = not plain and 1 < x.shape[1] < 96
     if not channels_last:
-        # torch takes the layout from the kernel, too; one of 1x1 has both, and says so by strides.
-        kernel = kernel.flatten(1).view(kernel.shape)
-        return F.conv2d(x, kernel, bias, stride, padding).contiguous()
+        x = x if plain else _contiguous(x)
+        return F.conv2d(x, _contiguous(kernel), bias, stride, padding).contiguous()
     if plain:
         x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, kernel, bias, stride, padding).contiguous()
@@ -100,8 +99,9 @@ def _autocast(x: Tensor) -> Tensor:
 class _ChannelsLastConv(torch.autograd.Function):
     """``conv2d`` of contiguous maps that runs channels-last.
 
-    Norms, ReLU and pooling are slower so: the result and the gradient are contiguous, and so is
-    the map that is kept for the backward pass, which the operation before keeps anyway.
+    torch's norms and pooling of lifted maps are slower so: the result and the gradient are
+    contiguous, and so is the map that is kept for the backward pass, which the operation before
+    keeps anyway.
     """
 
     generate_vmap_rule = True
@@ -157,6 +157,11 @@ class _ChannelsLastConv(torch.autograd.Function):
 def _channels_last(x: Tensor) -> Tensor:
     """In that layout; said by permutation, which torch.func.vmap understands."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """In that layout, by the strides of axes of one element, too, from which torch takes it."""
+    return x.flatten(1).view(x.shape)
 
 
 # ---- Pooling ------------------------------------------------------------------------------------
@@ -260,10 +265,11 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), device=x.device)
-        if torch.empty_like(x).stride() != x.stride():  # there are gaps or overlaps in its memory
-            x = x.contiguous()
-        numbers = words.view(torch.int16)[: x.numel()].as_strided(x.shape, x.stride())
-        kept = numbers >= dropped - 2**15
+        numbers = words.view(torch.int16)[: x.numel()]
+        if x.ndim > 3 and is_channels_last(x):
+            numbers = numbers.view(x.permute(0, -2, -1, *range(1, x.ndim - 2)).shape)
+            numbers = numbers.permute(0, *range(3, x.ndim), 1, 2)
+        kept = numbers.view(x.shape) >= dropped - 2**15
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
     def extra_repr(self) -> str:

@@ -116,7 +116,7 @@ class Settings:
                 f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
                 "computed again; leave it on auto or false"
             )
-        words = {True: "yes", False: "no", None: "by width"}
+        words = {True: "yes", False: "no", None: "as measured"}
         said = [f"{worded(name)}: {words[value]}" for name, value in chosen.items()]
         return cls(**chosen), said
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .norm import BatchNorm  # noqa: F401 - under which name it was known
+
 
 def replayed(model: nn.Module, x: Tensor, precision: str) -> bool:
     """Make the model, in training, replay what it does with a batch like ``x`` as CUDA graphs.

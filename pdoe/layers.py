@@ -208,7 +208,10 @@ class LiftingConv(BankConv):
     """
 
     def kernel(self) -> Tensor:
-        """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k]."""
+        """The planar kernel, in the weight's dtype also under autocast: [C'G, C, k, k].
+
+        Its memory format is ``torch.channels_last``.
+        """
         return self._filters(self.weight[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -245,7 +248,10 @@ class GroupConv(BankConv):
         return (len(self.group),)
 
     def kernel(self) -> Tensor:
-        """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k]."""
+        """The planar kernel, in the weight's dtype also under autocast: [C'G, CG, k, k].
+
+        Its memory format is ``torch.channels_last``.
+        """
         order = len(self.group)
         fields = torch.arange(self.in_channels, device=self.quotient.device)
         chosen = self.quotient[:, None] + order * fields[:, None]  # (c, g^-1 h) for each g, c, h

@@ -5,8 +5,6 @@ Measured: ``experiments/benchmarks``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,17 +50,18 @@ class BatchNorm(nn.BatchNorm3d):
         return kind.apply(x, self.weight, self.bias, *statistics)[0]
 
     def _is_usual(self, x: Tensor) -> bool:
-        """Whether all that batch norm may have is there, and nothing else is to be."""
+        """Whether all that batch norm may have is there, and nothing is captured or transformed."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if torch._C._are_functorch_transforms_active():  # of torch.func, which know torch's own
+            return False
+        parts = self.weight, self.bias, self.momentum, *self._buffers.values()
         return (
-            self.affine
-            and self.bias is not None
+            not any(part is None for part in parts)
             and self.track_running_stats
-            and self.momentum is not None
             and x.ndim == 5
             and x.shape[1] == self.num_features
-            and (self.weight.dtype == torch.float32 or self.weight.dtype == x.dtype)
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
+            and self.weight.dtype in (x.dtype, _wide(x))
         )
 
     def _by_orientation(self, x: Tensor) -> bool:
@@ -77,7 +76,6 @@ class BatchNorm(nn.BatchNorm3d):
 
 
 # ---- On a CPU: maps [B, C, G, H, W] that are [B, H, W, C, G] in memory ---------------------------
-
 
 IN_CACHE = 2**20  # bytes of a map that is written to be read at once
 
@@ -101,7 +99,7 @@ class _ByPosition(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x)
         # The mean and variance of 16 bits have 32 only where running ones of 32 are updated.
-        unused = (torch.zeros(rows.shape[1], dtype=_wide(x)) for _ in range(2))
+        unused = (x.new_zeros(rows.shape[1], dtype=_wide(x)) for _ in range(2))
         means, variances = torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)
         means, variances = _by_field(means, x), _by_field(variances, x)
         mean = means.mean((0, 2))
@@ -137,11 +135,15 @@ class _ByPosition(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             count, scale = x.numel() // x.shape[1], weight * invstd
             slope = -scale * invstd.square() * of_product / count
-            shift = -scale * of_gradient / count - slope * mean
-            of_x = _affine(gradient, *_planar(x, scale, torch.zeros_like(mean)))
-            line, few = _planar(x, slope, shift), max(1, IN_CACHE * len(x) // x.nbytes)
-            for part, source in zip(of_x.split(few), x.split(few), strict=True):
-                part += _affine(source, *line)
+            of_source = _planar(x, slope, -slope * mean)
+            of_back = _planar(x, scale, -scale * of_gradient / count)
+            of_x, wide = torch.empty_like(gradient), _wide(x)
+            images = max(1, IN_CACHE * len(x) // x.nbytes)
+            parts = (each.split(images) for each in (of_x, x, gradient))
+            for part, source, back in zip(*parts, strict=True):
+                # Both may be large beside their sum, and are rounded to 16 bits after it.
+                sum_of_both = _affine(source.to(wide), *of_source)
+                part.copy_(sum_of_both.add_(_affine(back.to(wide), *of_back)))
         of_weight, of_bias = of_product * invstd, of_gradient
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), *[None] * 4
 
@@ -199,11 +201,13 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def _twice_differentiable(
     gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, invstd: Tensor, eps: float
-) -> Iterator[Tensor]:
+) -> tuple[Tensor, ...]:
     """The gradients of x, weight and bias by torch's operation, which can be differentiated."""
-    return torch.ops.aten.native_batch_norm_backward(
-        gradient, x, weight, None, None, mean, invstd, True, eps, [True, True, True]
+    arguments = weight.to(mean.dtype), None, None, mean, invstd, True, eps, [True, True, True]
+    of_x, *others = torch.ops.aten.native_batch_norm_backward(
+        gradient.contiguous(), x.contiguous(), *arguments
     )
+    return of_x, *(each.to(weight.dtype) for each in others)
 
 
 # ---- On a GPU -----------------------------------------------------------------------------------

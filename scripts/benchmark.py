@@ -59,8 +59,8 @@ from pdoe.records import now, repository_state  # noqa: E402
 from pdoe.report.layer_charts import exponents, scaling  # noqa: E402
 
 COLUMNS = (
-    "case", "phase", "precision", "mode", "rival", "ours_ms", "rival_ms", "ratio", "ratio_q1",
-    "ratio_q3", "rounds", "images_per_second", "ours_mib", "rival_mib", "ours_build_ms",
+    "case", "phase", "precision", "mode", "rival", "layout", "ours_ms", "rival_ms", "ratio",
+    "ratio_q1", "ratio_q3", "rounds", "images_per_second", "ours_mib", "rival_mib", "ours_build_ms",
     "rival_build_ms", "device", "threads", "torch", "commit", "dirty", "date",
 )  # fmt: skip
 IMPORT = "import pdoe"
@@ -221,6 +221,8 @@ def measure(
                 "precision": precision,
                 "mode": mode,
                 **compared(times, ours, rival),
+                # Of ours; a network of ours chooses for itself, and an ordinary one has one.
+                "layout": (ours.partition(", ")[2] or "contiguous") if case.size else None,
                 "images_per_second": case.shape[0] / median(times[ours]),
                 "ours_mib": peaks.get(ours),
                 "rival_mib": peaks.get(rival),
@@ -286,7 +288,7 @@ def text_of(value: object) -> str:
 
 def read_lines(path: Path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [dict.fromkeys(COLUMNS, "") | line for line in csv.DictReader(file)]
 
 
 def merged(
@@ -319,13 +321,13 @@ def table(hardware: str, lines: list[dict[str, str]], before: list[dict[str, str
         if line["ours_mib"]:
             memory = f"{float(line['ours_mib']) / float(line['rival_mib']):.2f}"
         rows.append(
-            [*(line[k] for k in keys), line["ours_ms"], line["rival_ms"],
+            [*(line[k] for k in keys), line["layout"] or "–", line["ours_ms"], line["rival_ms"],
              f"{line['ratio']} ({line['ratio_q1']} to {line['ratio_q3']})", old, memory,
              line["commit"][:10] + "*" * (line["dirty"] == "True")]
         )  # fmt: skip
     header = (
-        "case", "phase", "precision", "mode", "rival", "ours, ms", "rival, ms", "ratio (quartiles)",
-        "before", "peak memory", "commit",
+        "case", "phase", "precision", "mode", "rival", "our layout", "ours, ms", "rival, ms",
+        "ratio (quartiles)", "before", "peak memory", "commit",
     )  # fmt: skip
     return (
         f"# {hardware}: what the layers cost\n\n{targets(lines)}\n"

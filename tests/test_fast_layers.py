@@ -76,11 +76,11 @@ def test_no_map_and_no_gradient_of_a_trunk_is_copied_into_another_layout(number,
     y = model(torch.randn(3, channels_of(model), side, side))
     y.sum().backward()
     assert len(seen) > 4 and all(seen)
-    assert sum(gradients) >= len(gradients) - 1  # the head's own may be in another one
+    assert len(gradients) == len(seen) and all(gradients[1:])  # the first is that of the head
 
 
 def test_the_layout_is_that_of_32_bits_and_less_and_can_be_refused():
-    image, last = torch.ones(2, 3, 5, 4), torch.channels_last
+    image, last = torch.randn(2, 3, 5, 4), torch.channels_last
     layout = ChannelsLast()
     assert layout(image).is_contiguous(memory_format=last) and torch.equal(layout(image), image)
     assert layout(image.bfloat16()).is_contiguous(memory_format=last)
@@ -104,6 +104,8 @@ def test_a_layer_gives_the_layout_that_it_takes(channels):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     layer.channels_last = False
     assert layer(channels_last(x)).is_contiguous()
+    padded = GroupConv(PointGroup(4), channels, 2, padding=2)
+    assert padded(x[..., :1, :1].contiguous()).is_contiguous()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).is_contiguous()
         layer.channels_last = None
@@ -130,16 +132,24 @@ def norms(fields, dtype):
 
 @pytest.mark.parametrize("shape", [*SHAPES, (64, 7, 8, 24, 24)])
 @pytest.mark.parametrize(
-    ("dtype", "of_weight", "bound"),
+    ("dtype", "of_weight", "bound", "of_sums"),
     [
-        (torch.float64, torch.float64, 1e-12),
-        (torch.float32, torch.float32, 5e-6),
-        (torch.bfloat16, torch.float32, 2e-2),
+        (torch.float64, torch.float64, 1e-12, 1e-12),
+        (torch.float32, torch.float32, 5e-6, 5e-6),
+        (torch.bfloat16, torch.float32, 8e-3, 2e-5),
+        (torch.bfloat16, torch.bfloat16, 2e-2, 2e-2),
     ],
 )
-def test_the_norm_of_channels_last_maps_is_batch_norm(shape, dtype, of_weight, bound):
+@pytest.mark.parametrize("common", [0, 10])
+def test_the_norm_of_channels_last_maps_is_batch_norm(
+    shape, dtype, of_weight, bound, of_sums, common
+):
+    if common and of_weight.itemsize == 2:
+        pytest.skip("torch's own, of one orientation, rounds its sums to 16 bits")
     torch.manual_seed(0)
-    x, gradient = (3 + 2 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
+    x, gradient = 3 + 2 * torch.randn(shape), torch.randn(shape)
+    # What all pixels have in common, and what goes with the map, have no gradient.
+    x, gradient = x.to(dtype), (gradient + common * (1 + x)).to(dtype)
     ours, exact = norms(shape[1], of_weight)
     found = []
     for norm, input, back in (
@@ -162,7 +172,10 @@ def test_the_norm_of_channels_last_maps_is_batch_norm(shape, dtype, of_weight, b
     said = "y, tested, dx, dw, db, dx, dw, db, twice, eval dx, eval dw, eval db, mean, variance, n"
     for name, a, b in zip(said.split(", "), *found, strict=True):
         error, scale = (a.double() - b.double()).abs().max(), b.double().abs().max().clamp(min=1)
-        assert error <= bound * scale, f"{name}: {error:.2e} of {scale:.2e}"
+        if dtype.itemsize > 2:  # the parts that cancel were not rounded to the precision of the sum
+            scale = scale.maximum(gradient.double().abs().max())
+        limit = of_sums if name in ("dw", "db", "mean", "variance") else bound
+        assert error <= limit * scale, f"{name}: {error:.2e} of {scale:.2e}"
 
 
 def test_it_is_differentiated_twice_and_forwards():
@@ -195,13 +208,19 @@ def test_a_gradient_in_another_layout_comes_out_in_that_of_the_map():
 
 
 def test_only_the_gradients_that_are_asked_for_are_made():
-    ours, _ = norms(2, torch.float32)
-    x = channels_last(torch.randn(3, 2, 4, 5, 5))
-    ours(x).sum().backward()
-    assert x.grad is None and ours.bias.grad.tolist() == pytest.approx([300, 300])
-    ours.requires_grad_(False)
-    ours(x.requires_grad_()).sum().backward()
-    assert x.grad.abs().max() < 1e-3  # the sum is always the same
+    ours, exact = norms(2, torch.float64)
+    x, gradient = torch.randn(2, 3, 2, 4, 5, 5).double().unbind()
+    ours(channels_last(x)).backward(gradient)
+    exact(x).backward(gradient)
+    for found, expected in zip(ours.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+        found.grad = None
+    ours.weight.requires_grad_(False)
+    x.requires_grad_()
+    ours(channels_last(x)).backward(gradient)
+    (expected,) = torch.autograd.grad(exact(x), x, gradient)
+    torch.testing.assert_close(x.grad, expected)
+    assert ours.weight.grad is None and ours.bias.grad is not None
 
 
 @pytest.mark.parametrize(
@@ -220,17 +239,49 @@ def test_a_norm_with_less_or_more_is_that_of_torch(options):
 
 
 def test_numbers_of_16_bits_throughout_keep_their_dtype():
-    torch.manual_seed(0)
-    ours, exact = norms(3, torch.bfloat16)
-    x = channels_last(torch.randn(8, 3, 4, 6, 6).bfloat16())
-    for norm, input in ((ours, x), (exact, x.double())):
-        input.requires_grad_()
-        norm(input).float().square().sum().backward()
+    ours, _ = norms(3, torch.bfloat16)
+    ours(channels_last(torch.randn(8, 3, 4, 6, 6).bfloat16())).sum().backward()
     assert ours.weight.grad.dtype == ours.running_mean.dtype == torch.bfloat16
-    for found, expected in zip(ours.parameters(), exact.parameters(), strict=True):
-        torch.testing.assert_close(found.grad.double(), expected.grad, rtol=0.03, atol=3)
-    for found, expected in zip(ours.buffers(), exact.buffers(), strict=True):
-        torch.testing.assert_close(found.double(), expected.double(), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("missing", ["running_mean", "running_var", "num_batches_tracked"])
+def test_statistics_that_were_taken_away_are_not_asked_for(missing):
+    ours, torchs = norms(3, torch.float32)
+    torchs.float()
+    for norm in (ours, torchs):
+        names = ["running_mean", "running_var"] if "running" in missing else [missing]
+        for name in names:
+            setattr(norm, name, None)
+    x = torch.randn(4, 3, 4, 5, 5)
+    for training in (True, False):
+        found = ours.train(training)(channels_last(x))
+        torch.testing.assert_close(found, torchs.train(training)(x))
+
+
+def test_it_works_where_another_device_is_the_default_one():
+    ours, _ = norms(3, torch.float32)
+    x = channels_last(torch.randn(4, 3, 4, 5, 5))
+    expected = copy.deepcopy(ours)(x)
+    with torch.device("meta"):
+        assert torch.equal(ours(x), expected)
+
+
+def test_networks_in_training_are_mapped_over():
+    p4 = PointGroup(4)
+    nets = [PlainCNN(p4, [2, 2], dropout=0.2, image_size=8) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(nets)
+    x = torch.randn(5, 1, 8, 8)
+
+    def run(parameters, buffers):
+        return torch.func.functional_call(nets[0], (parameters, buffers), (x,))
+
+    y = torch.func.vmap(run, randomness="different")(parameters, buffers)
+    assert y.shape == (3, 5, 10) and not torch.equal(y[0], y[1])
+    nets[0].eval()
+    found = torch.func.vmap(run)(parameters, buffers)
+    for number in range(3):
+        one = ({name: t[number] for name, t in part.items()} for part in (parameters, buffers))
+        torch.testing.assert_close(found[number], run(*one), rtol=1e-4, atol=1e-5)
 
 
 def test_channels_of_another_number_and_images_are_refused_as_by_torch():
@@ -287,7 +338,10 @@ def test_a_seed_gives_the_same_mask_again():
 def test_the_layout_stays():
     x = channels_last(torch.ones(2, 3, 4, 5, 6))
     y = Dropout(0.5)(x)
-    assert y.stride() == x.stride() and 20 < (y == 0).sum() < 700
+    assert y.stride() == x.stride()
+    for axis in range(5):  # no two slices have the same mask
+        parts = (y == 0).movedim(axis, 0).flatten(1)
+        assert len(parts.unique(dim=0)) == len(parts)
 
 
 @pytest.mark.parametrize("x", [torch.ones(1, 60).expand(50, 60), torch.ones(100, 60)[::2]])
