@@ -1,4 +1,4 @@
-"""What torch does, in less time on a CPU: the convolution of narrow maps, pooling, dropout.
+"""What torch does, in less time on a CPU: layout, convolution, pooling, dropout.
 
 Elsewhere, and where a program is captured (``torch.compile``, ``torch.export``, ``torch.jit``),
 all of this is torch's own, but for the layout of a convolution on a GPU. Measured:
@@ -40,13 +40,28 @@ class ChannelsLast(nn.Module):
         if not wanted or x.ndim != 4 or _is_plain(x):
             return x
         # Made anew, the strides tell the layout of images of one channel, too.
-        rows = x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (*x.shape[2:], x.shape[1]))
-        return rows.permute(0, 3, 1, 2)
+        rows = _pixels_first(x).flatten(1).unflatten(1, (*x.shape[2:], x.shape[1]))
+        return _pixels_last(rows)
 
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of a map [B, ..., H, W] lie last in memory, and do not lie first."""
-    return not x.is_contiguous() and x.permute(0, -2, -1, *range(1, x.ndim - 2)).is_contiguous()
+    return not x.is_contiguous() and _pixels_first(x).is_contiguous()
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """A map [B, ..., H, W] in it; said by permutation, which torch.func.vmap understands."""
+    return _pixels_last(_pixels_first(x).contiguous())
+
+
+def _pixels_first(x: Tensor) -> Tensor:
+    """[B, ..., H, W] -> [B, H, W, ...]."""
+    return x.permute(0, -2, -1, *range(1, x.ndim - 2))
+
+
+def _pixels_last(x: Tensor) -> Tensor:
+    """[B, H, W, ...] -> [B, ..., H, W]."""
+    return x.permute(0, *range(3, x.ndim), 1, 2)
 
 
 # ---- Convolution --------------------------------------------------------------------------------
@@ -70,9 +85,9 @@ def conv2d(
     """
     plain = _is_plain(x)
     # By strides, which tell where there is but one channel or pixel.
-    last = x.stride(1) == 1 and x.stride(3) == x.shape[1] and x.permute(0, 2, 3, 1).is_contiguous()
+    last = x.stride(1) == 1 and x.stride(3) == x.shape[1] and _pixels_first(x).is_contiguous()
     if last and not plain and channels_last is not False:
-        return _channels_last(F.conv2d(x, kernel, bias, stride, padding))
+        return to_channels_last(F.conv2d(x, kernel, bias, stride, padding))
     if channels_last is None and x.device.type == "cuda":
         short = x.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")
         channels_last = short and x.shape[1] % 8 == kernel.shape[0] % 8 == 0
@@ -108,7 +123,7 @@ class _ChannelsLastConv(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int):
-        return F.conv2d(_channels_last(x), kernel, bias, stride, padding).contiguous()
+        return F.conv2d(to_channels_last(x), kernel, bias, stride, padding).contiguous()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -119,7 +134,7 @@ class _ChannelsLastConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, kernel = ctx.saved_tensors
-        gradient = _channels_last(gradient)
+        gradient = to_channels_last(gradient)
 
         def derived(x: Tensor, kernel: Tensor, *wanted: bool) -> list[Tensor | None]:
             return torch.ops.aten.convolution_backward(
@@ -131,7 +146,7 @@ class _ChannelsLastConv(torch.autograd.Function):
         of_x, of_kernel, of_bias = None, None, None
         if any(ctx.needs_input_grad[1:3]):
             wanted = False, *ctx.needs_input_grad[1:3]
-            _, of_kernel, of_bias = derived(_channels_last(x), kernel, *wanted)
+            _, of_kernel, of_bias = derived(to_channels_last(x), kernel, *wanted)
         if ctx.needs_input_grad[0]:
             # The values of x do not enter: memory that nobody touches takes none.
             batch, channels, *size = x.shape
@@ -152,11 +167,6 @@ class _ChannelsLastConv(torch.autograd.Function):
         if bias_tangent is not None:
             tangent = tangent + bias_tangent[:, None, None]
         return tangent
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """In that layout; said by permutation, which torch.func.vmap understands."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _contiguous(x: Tensor) -> Tensor:
@@ -267,8 +277,7 @@ class Dropout(nn.Module):
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), device=x.device)
         numbers = words.view(torch.int16)[: x.numel()]
         if x.ndim > 3 and is_channels_last(x):
-            numbers = numbers.view(x.permute(0, -2, -1, *range(1, x.ndim - 2)).shape)
-            numbers = numbers.permute(0, *range(3, x.ndim), 1, 2)
+            numbers = _pixels_last(numbers.view(_pixels_first(x).shape))
         kept = numbers.view(x.shape) >= dropped - 2**15
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import is_channels_last
+from .cpu import is_channels_last, to_channels_last
 
 
 class BatchNorm(nn.BatchNorm3d):
@@ -123,7 +123,7 @@ class _ByPosition(torch.autograd.Function):
         x, weight, mean, invstd = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_twice_differentiable(gradient, *ctx.saved_tensors, ctx.eps), *[None] * 4
-        gradient = gradient.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+        gradient = to_channels_last(gradient)
         centre = _at_positions(mean, x)
         one = torch.ones_like(centre)
         _, of_product, of_gradient = torch.ops.aten.native_batch_norm_backward(
