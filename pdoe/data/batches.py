@@ -61,6 +61,41 @@ def random_rotation(images: Tensor, generator: Generator, mode: str = "bilinear"
     return rotate(images, angles, mode)
 
 
+def random_stretch(images: Tensor, generator: Generator, reach: float = 0.15) -> Tensor:
+    """Turn every image of `[B, C, H, W]` by its own angle and stretch it along its own two axes.
+
+    The axes are perpendicular and turned by an angle, both angles uniform in [0, 2 pi); each length
+    along them is multiplied by exp(u), u uniform in -`reach`..`reach`: thus also shear and scale.
+    About the centre, bilinear, zeros outside, float32 as `rotate`; draws are from the CPU
+    `generator`.
+    """
+    draws = torch.rand((4, len(images)), generator=generator, dtype=torch.float64)
+    first, second = (_turns(2 * math.pi * part) for part in draws[:2])
+    lengths = (reach * (2 * draws[2:].T - 1)).exp()
+    return _mapped(images, first * lengths[:, None] @ second, "bilinear")
+
+
+def random_elastic(images: Tensor, generator: Generator, reach: float = 1.0) -> Tensor:
+    """Turn every image of `[B, C, H, W]` by its own angle and bend it.
+
+    The points that are sampled are moved by smooth fields, bicubic between 4 x 4 knots over the
+    image at which both coordinates are normal with standard deviation `reach` pixels. Bilinear,
+    zeros outside, float32 as `rotate`; draws are from the CPU `generator`.
+    """
+    count, _, height, width = images.shape
+    angles = torch.rand(count, generator=generator, dtype=torch.float64) * (2 * math.pi)
+    knots = reach * torch.randn((count, 2, 4, 4), generator=generator)
+    size = torch.tensor([width, height])
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    theta = F.pad(_turns(angles) * (size / size[:, None]), (0, 1)).to(dtype).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    knots = (knots * (2 / size).view(1, 2, 1, 1)).to(dtype).to(images.device)
+    field = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
+    return F.grid_sample(
+        images.to(dtype), grid + field.permute(0, 2, 3, 1), "bilinear", "zeros", align_corners=False
+    )
+
+
 def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
     """Turn every square image of `[B, C, H, H]` by its own multiple of 90 degrees, exactly.
 
@@ -151,24 +186,30 @@ def random_shift_flip(images: Tensor, generator: Generator, reach: float = 2.0) 
 def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
     """Turn images `[B, C, H, W]` by `angles` `[B]` (radians, counter-clockwise, y up).
 
-    About the centre of the image, zeros outside; `mode` is bilinear or nearest. Exact (up to
-    rounding) for multiples of 90 degrees on square images. uint8 comes back as float32 in the same
-    scale 0..255; float32 and float64 keep their type.
+    About the centre of the image, zeros outside; `mode` is bilinear, bicubic or nearest. Exact (up
+    to rounding) for multiples of 90 degrees on square images. uint8 comes back as float32 in the
+    same scale 0..255; float32 and float64 keep their type.
     """
     if images.ndim != 4 or angles.shape != images.shape[:1]:
         raise ValueError(
             "expected images [B, C, H, W] and angles [B], "
             f"got {list(images.shape)} and {list(angles.shape)}"
         )
-    height, width = images.shape[2:]
+    return _mapped(images, _turns(angles), mode)
+
+
+def _turns(angles: Tensor) -> Tensor:
+    """Of angles `[B]` what leads from output to source, y down: the turns back, `[B, 2, 2]`."""
     c, s = angles.cos(), angles.sin()
-    zero = torch.zeros_like(c)
-    # Output to source in grid_sample's frame (y down, each axis scaled to [-1, 1]): the turn back.
-    rows = [
-        torch.stack([c, -s * (height / width), zero], dim=1),
-        torch.stack([s * (width / height), c, zero], dim=1),
-    ]
-    return _sampled(images, torch.stack(rows, dim=1), mode, "zeros")
+    return torch.stack([c, -s, s, c], dim=1).view(-1, 2, 2)
+
+
+def _mapped(images: Tensor, maps: Tensor, mode: str) -> Tensor:
+    """Images under linear maps about their centres, `[B, 2, 2]` from output to source in pixels."""
+    size = torch.tensor(images.shape[:1:-1], dtype=maps.dtype)  # width, height
+    # The frame of grid_sample scales each axis to [-1, 1].
+    scaled = maps * (size / size[:, None])
+    return _sampled(images, F.pad(scaled, (0, 1)), mode, "zeros")
 
 
 def _sampled(images: Tensor, theta: Tensor, mode: str, outside: str) -> Tensor:
