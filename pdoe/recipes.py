@@ -29,6 +29,7 @@ AUGMENTATIONS = {
     "rotation_bicubic": partial(random_rotation, mode="bicubic"),
     "rotation_nearest": partial(random_rotation, mode="nearest"),
     "stretch": random_stretch,
+    "stretch_wide": partial(random_stretch, reach=0.25),
     "elastic": random_elastic,
     "elastic_mild": partial(random_elastic, reach=0.5),
     "quarter_turns": random_quarter_turns,
@@ -74,9 +75,10 @@ class Recipe:
             none.
         augment: "none", "rotation" (a turn of its own for every image, bilinear; with
             "rotation_nearest" by nearest neighbours), "quarter_turns" (a multiple of 90 degrees,
-            exact), "stretch" (a turn and a stretch by up to 15 % along two axes), "elastic" (a turn
-            and a smooth bend; with "elastic_mild" half of it), "crop_flip" (a shift by up to 4
-            pixels and a reflection) or "shift_flip" (by up to 2 pixels, interpolated).
+            exact), "stretch" (a turn and a stretch by up to 15 % along two axes; with
+            "stretch_wide" 25 %), "elastic" (a turn and a smooth bend; with "elastic_mild" half of
+            it), "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up to
+            2 pixels, interpolated).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
         evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
             or the first one with the least error on ``data.validation``, on the test set
