@@ -49,8 +49,8 @@ NOTES = """\
 - Its protocol: how the published figure came about, in a few words; more in `paper.csv`. Figures
   with different protocols are not results of one experiment.
 - Common recipe: the same for every row, so that these figures can be compared with each other: of
-  MNIST-rot `recipe=mnistrot_common` (first named `mnistrot_fast`), of CIFAR that of the authors,
-  which all rows but HexaConv's have themselves. Whether pixels are normalised is the row's own.
+  MNIST-rot `recipe=mnistrot_common`, of CIFAR that of the authors, which all rows but HexaConv's
+  have themselves. Whether pixels are normalised is the row's own.
 - Sampling: 95 % half width, 1.96 sqrt(m (100 - m) / N), of our error on N test images. It does not
   shrink with seeds: all are tested on the same images. Embedded data has N = {embedded:,}, but only
   1,000 digits, so its true half width is larger.

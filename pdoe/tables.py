@@ -25,8 +25,7 @@ EMBEDDED_TEST_IMAGES = 10_000
 HELD_OUT = re.compile(r", (\d+) held out$")
 SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")  # one of several overrides
 NETWORK = re.compile(r"\+*(group|model)\b")  # those that choose the network
-# Names of the recipe that is the same for all rows of a table; the second is its older name.
-COMMON = ("mnistrot_common", "mnistrot_fast", "cifar_common")
+COMMON = ("mnistrot_common", "cifar_common")  # recipes that are the same for all rows of a table
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 PAPER_COLUMNS = ("row", "method", "group", "error", "parameters", "test_images")
 

@@ -1,4 +1,4 @@
-"""Train one MNIST-rot network with eight groups, at about equal parameters, with the fast recipe.
+"""Train one MNIST-rot network with eight groups, at about equal parameters, with the common recipe.
 
     python scripts/sweep_groups.py --seeds 0,1,2 --groups p1,p4,p8
 

@@ -31,6 +31,7 @@ from pdoe.data import (
     mnist_rot,
     random_quarter_turns,
     random_rotation,
+    random_stretch,
     to_input,
 )
 from pdoe.data.batches import rotate
@@ -732,6 +733,34 @@ def test_each_image_turns_by_an_angle_of_its_own_from_the_seed():
     angles = torch.rand(6, generator=seeded(3), dtype=torch.float64) * 2 * math.pi
     for i in range(6):
         assert (rotate(x[i : i + 1], angles[i : i + 1]) - turned[i]).abs().max() < 1e-10
+
+
+def test_each_image_is_stretched_along_two_axes_of_its_own_and_turned():
+    """The covariance of a round spot becomes an ellipse whose axes are known from the draws."""
+    side, width, count = 41, 3.0, 64
+    y, x = torch.meshgrid(*(torch.arange(side) - (side - 1) / 2.0,) * 2, indexing="ij")
+    spot = torch.exp(-(x**2 + y**2) / (2 * width**2)).double()
+    images = spot.expand(count, 2, side, side)
+    stretched = random_stretch(images, seeded(3))
+    assert stretched.dtype == torch.float64 and stretched.shape == images.shape
+    assert torch.equal(stretched, random_stretch(images, seeded(3)))
+    assert random_stretch(images.to(torch.uint8), seeded(3)).dtype == torch.float32
+
+    weights = stretched[:, 0] / stretched[:, 0].sum((1, 2), keepdim=True)
+    moments = [(weights * a * b).sum((1, 2)) for a in (x, y) for b in (x, y)]
+    found = torch.stack(moments, 1).view(count, 2, 2)
+    axes = torch.linalg.eigvalsh(found).sqrt() / width
+    draws = torch.rand((4, count), generator=seeded(3), dtype=torch.float64)
+    lengths = (-0.15 * (2 * draws[2:].T - 1)).exp()
+    assert (axes - lengths.sort(dim=1).values).abs().max() < 0.02
+    # The long axis points anywhere, however the images are turned afterwards.
+    angles = 0.5 * torch.atan2(2 * found[:, 0, 1], found[:, 0, 0] - found[:, 1, 1])
+    assert torch.histc(angles, 4, -math.pi / 2, math.pi / 2).min() > count / 16
+
+    # Without a stretch it is a turn, by both angles together; and a whole turn about the centre.
+    digits = torch.from_numpy(synthetic(count))[:, None].double()
+    both = 2 * math.pi * draws[:2].sum(0)
+    assert (random_stretch(digits, seeded(3), 0.0) - rotate(digits, both)).abs().max() < 1e-9
 
 
 def test_every_image_is_turned_by_a_quarter_turn_of_its_own():

@@ -26,7 +26,7 @@ from pdoe.report.inputs import details_of, read_details, read_lines
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
-FAST = "recipe=mnistrot_fast"
+COMMON = "recipe=mnistrot_common"
 HEADINGS = (
     "The published tables and ours", "Learning curves", "Error against group",
     "Error against parameters", "Error against an added turn", "Equivariance error against angle",
@@ -35,7 +35,7 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def record(name, seed=0, error=2.0, overrides=FAST, **fields):
+def record(name, seed=0, error=2.0, overrides=COMMON, **fields):
     result = {
         "run_id": name, "experiment": "mnistrot_pdo_p8", "overrides": overrides, "seed": seed,
         "status": "finished", "test_error": error, "test_error_best": error,
@@ -110,7 +110,7 @@ def undrawn(monkeypatch):
 def full(tmp_path_factory):
     """Results in which nothing is missing."""
     place = Place(tmp_path_factory.mktemp("results"))
-    names = {"a0": (0, 2.0, FAST), "a1": (1, 2.2, FAST), "b0": (0, 3.0, f"group=p4,{FAST}")}
+    names = {"a0": (0, 2.0, COMMON), "a1": (1, 2.2, COMMON), "b0": (0, 3.0, f"group=p4,{COMMON}")}
     place.put(
         *(record(name, *values) for name, values in names.items()),
         record("c0", error=2.1, overrides="", dirty=True),
@@ -280,7 +280,7 @@ def test_text_is_legible_on_light_and_on_dark(which):
 def test_text_of_a_record_is_shown_and_never_run(place):
     nasty = "<script>alert(1)</script> & $x_{$ ]]>"
     page, files, _ = (
-        place.put(record("a<b>&", overrides=f"{FAST},data.note={nasty}", device=nasty))
+        place.put(record("a<b>&", overrides=f"{COMMON},data.note={nasty}", device=nasty))
         .detail("a<b>&", details("a<b>&"))
         .compose()
     )
@@ -296,8 +296,8 @@ def test_rows_with_several_seeds_are_held_against_each_other(place, undrawn):
     assert "differences between rows" not in place.compose()[0]
     errors = {"a": (2.0, 2.2), "b": (3.0, 3.4)}
     place.put(
-        *(record(f"a{s}", s, e, FAST) for s, e in enumerate(errors["a"])),
-        *(record(f"b{s}", s, e, f"group=p4,{FAST}") for s, e in enumerate(errors["b"])),
+        *(record(f"a{s}", s, e, COMMON) for s, e in enumerate(errors["a"])),
+        *(record(f"b{s}", s, e, f"group=p4,{COMMON}") for s, e in enumerate(errors["b"])),
     )
     page = place.compose()[0]
     assert "MNIST-rot: differences between rows" in page
@@ -399,15 +399,15 @@ def test_whatever_stands_in_a_details_file_is_used_or_refused(path, value):
 
 
 def test_the_sweep_over_groups_takes_its_own_runs_and_counts_those_left_out(place):
-    widths = "group=p12,model.widths=[5,5],recipe=mnistrot_fast"
+    widths = "group=p12,model.widths=[5,5],recipe=mnistrot_common"
     place.put(
         record("a0", 0, 2.0),
         record("a1", 1, 4.0),
         record("old", 0, 9.0, config_hash="old", started="2025-01-01T00:00:00+00:00"),
         record("b0", 0, 1.5, widths, parameters=26000),
-        record("c0", 0, 8.0, f"group=p4,{FAST},recipe.epochs=9"),
+        record("c0", 0, 8.0, f"group=p4,{COMMON},recipe.epochs=9"),
         record("d0", 0, 7.0, "group=p6"),
-        record("e0", 0, 6.0, f"group=p2,{FAST}", status="failed"),
+        record("e0", 0, 6.0, f"group=p2,{COMMON}", status="failed"),
     )
     page, files, _ = place.compose()
     assert "Mean test error by group: p8 3.000 %, p12 1.500 %" in html.unescape(page)
@@ -438,9 +438,9 @@ def test_extremes_are_drawn_not_stumbled_over(place):
 
 def test_the_sweep_has_the_widest_network_of_each_group_and_no_narrower_one(place, undrawn):
     place.put(
-        record("a0", 0, 1.88, FAST),
-        record("b0", 0, 9.9, f"model.widths=[3,3],{FAST}", parameters=5000),
-        record("c0", 0, 1.2, f"model.widths=[9,9],{FAST}", parameters=40_000),
+        record("a0", 0, 1.88, COMMON),
+        record("b0", 0, 9.9, f"model.widths=[3,3],{COMMON}", parameters=5000),
+        record("c0", 0, 1.2, f"model.widths=[9,9],{COMMON}", parameters=40_000),
     )
     page = place.compose()[0]
     assert "Mean test error by group: p8 1.880 %" in page
@@ -449,7 +449,7 @@ def test_the_sweep_has_the_widest_network_of_each_group_and_no_narrower_one(plac
 
 def test_a_first_look_has_no_point_among_the_errors_against_parameters(place, undrawn):
     short = "recipe.test_images=10000,recipe=mnistrot_common_short"
-    place.put(record("a0", 0, 2.5, ""), record("b0", 0, 9.9, short), record("c0", 0, 1.9, FAST))
+    place.put(record("a0", 0, 2.5, ""), record("b0", 0, 9.9, short), record("c0", 0, 1.9, COMMON))
     assert "published systems and 2 of ours" in place.compose()[0]
 
 

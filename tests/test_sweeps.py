@@ -29,7 +29,7 @@ def scripts(monkeypatch, tmp_path):
 @pytest.fixture
 def configuration(scripts):
     reproduce, _ = scripts
-    return reproduce.composed("experiment=mnistrot_pdo_p8", "recipe=mnistrot_fast")
+    return reproduce.composed("experiment=mnistrot_pdo_p8", "recipe=mnistrot_common")
 
 
 def leave(tmp_path, cell, **record):
@@ -57,15 +57,15 @@ def test_a_group_that_needs_more_than_there_is_is_named(scripts, configuration):
 def test_the_cell_of_p8_is_the_row_itself_and_the_others_name_what_differs(scripts):
     _, sweep = scripts
     line, (cell,) = sweep.cells_of("p8", [3], 26_747)
-    assert cell.overrides == ("recipe=mnistrot_fast",) and cell.seed == 3 and "26,747" in line
+    assert cell.overrides == ("recipe=mnistrot_common",) and cell.seed == 3 and "26,747" in line
     _, (cell,) = sweep.cells_of("p4m", [0], 26_747)  # as wide as p8
-    assert cell.overrides == ("group=p4m", "recipe=mnistrot_fast")
+    assert cell.overrides == ("group=p4m", "recipe=mnistrot_common")
     _, (cell,) = sweep.cells_of("p4", [0], 26_747)
     assert cell.command == [
         "experiment=mnistrot_pdo_p8",
         "group=p4",
         "model.widths=[10,10,10,10,10,10]",
-        "recipe=mnistrot_fast",
+        "recipe=mnistrot_common",
         "seed=0",
     ]
 

@@ -10,6 +10,7 @@ from .batches import (
     random_crop_flip,
     random_quarter_turns,
     random_rotation,
+    random_stretch,
     to_input,
 )
 from .cifar import load_cifar10, load_cifar100
@@ -61,5 +62,6 @@ __all__ = [
     "random_crop_flip",
     "random_quarter_turns",
     "random_rotation",
+    "random_stretch",
     "to_input",
 ]

@@ -12,7 +12,7 @@ from . import run_charts as charts
 from .contents import MEDIUM, Report, Table, data_of, group_of, missing, seeds_of, told
 
 GROUPS = ("p1", "p2", "p4", "p6", "p8", "p12", "p4m", "p8m")
-SWEEP = "mnistrot_pdo_p8", "mnistrot_fast"  # the row and the recipe of the sweep over groups
+SWEEP = "mnistrot_pdo_p8", "mnistrot_common"  # the row and the recipe of the sweep over groups
 MOST = 26_747  # parameters: those of the row
 DATA = {"mnistrot": "MNIST-rot", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
