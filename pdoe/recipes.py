@@ -16,7 +16,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .data import DataSet
 from .data.batches import (
     random_crop_flip,
-    random_elastic,
     random_quarter_turns,
     random_rotation,
     random_shift_flip,
@@ -26,12 +25,8 @@ from .data.batches import (
 AUGMENTATIONS = {
     "none": lambda images, generator: images,
     "rotation": random_rotation,
-    "rotation_bicubic": partial(random_rotation, mode="bicubic"),
     "rotation_nearest": partial(random_rotation, mode="nearest"),
     "stretch": random_stretch,
-    "stretch_wide": partial(random_stretch, reach=0.25),
-    "elastic": random_elastic,
-    "elastic_mild": partial(random_elastic, reach=0.5),
     "quarter_turns": random_quarter_turns,
     "crop_flip": random_crop_flip,
     "shift_flip": random_shift_flip,
@@ -75,10 +70,9 @@ class Recipe:
             none.
         augment: "none", "rotation" (a turn of its own for every image, bilinear; with
             "rotation_nearest" by nearest neighbours), "quarter_turns" (a multiple of 90 degrees,
-            exact), "stretch" (a turn and a stretch by up to 15 % along two axes; with
-            "stretch_wide" 25 %), "elastic" (a turn and a smooth bend; with "elastic_mild" half of
-            it), "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up to
-            2 pixels, interpolated).
+            exact), "stretch" (a turn, and a stretch by up to 15 % along each of two axes),
+            "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up to 2
+            pixels, interpolated).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
         evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
             or the first one with the least error on ``data.validation``, on the test set

@@ -757,10 +757,12 @@ def test_each_image_is_stretched_along_two_axes_of_its_own_and_turned():
     angles = 0.5 * torch.atan2(2 * found[:, 0, 1], found[:, 0, 0] - found[:, 1, 1])
     assert torch.histc(angles, 4, -math.pi / 2, math.pi / 2).min() > count / 16
 
-    # Without a stretch it is a turn, by both angles together; and a whole turn about the centre.
+    # Without a stretch it is a turn, by both angles together.
     digits = torch.from_numpy(synthetic(count))[:, None].double()
     both = 2 * math.pi * draws[:2].sum(0)
     assert (random_stretch(digits, seeded(3), 0.0) - rotate(digits, both)).abs().max() < 1e-9
+    with pytest.raises(ValueError, match=r"expected images \[B, C, H, W\], got \[64, 28, 28\]"):
+        random_stretch(digits[:, 0], seeded(3))
 
 
 def test_every_image_is_turned_by_a_quarter_turn_of_its_own():

@@ -75,27 +75,6 @@ def random_stretch(images: Tensor, generator: Generator, reach: float = 0.15) ->
     return _mapped(images, first * lengths[:, None] @ second, "bilinear")
 
 
-def random_elastic(images: Tensor, generator: Generator, reach: float = 1.0) -> Tensor:
-    """Turn every image of `[B, C, H, W]` by its own angle and bend it.
-
-    The points that are sampled are moved by smooth fields, bicubic between 4 x 4 knots over the
-    image at which both coordinates are normal with standard deviation `reach` pixels. Bilinear,
-    zeros outside, float32 as `rotate`; draws are from the CPU `generator`.
-    """
-    count, _, height, width = images.shape
-    angles = torch.rand(count, generator=generator, dtype=torch.float64) * (2 * math.pi)
-    knots = reach * torch.randn((count, 2, 4, 4), generator=generator)
-    size = torch.tensor([width, height])
-    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    theta = F.pad(_turns(angles) * (size / size[:, None]), (0, 1)).to(dtype).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    knots = (knots * (2 / size).view(1, 2, 1, 1)).to(dtype).to(images.device)
-    field = F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
-    return F.grid_sample(
-        images.to(dtype), grid + field.permute(0, 2, 3, 1), "bilinear", "zeros", align_corners=False
-    )
-
-
 def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
     """Turn every square image of `[B, C, H, H]` by its own multiple of 90 degrees, exactly.
 
@@ -186,9 +165,9 @@ def random_shift_flip(images: Tensor, generator: Generator, reach: float = 2.0) 
 def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
     """Turn images `[B, C, H, W]` by `angles` `[B]` (radians, counter-clockwise, y up).
 
-    About the centre of the image, zeros outside; `mode` is bilinear, bicubic or nearest. Exact (up
-    to rounding) for multiples of 90 degrees on square images. uint8 comes back as float32 in the
-    same scale 0..255; float32 and float64 keep their type.
+    About the centre of the image, zeros outside; `mode` is bilinear or nearest. Exact (up to
+    rounding) for multiples of 90 degrees on square images. uint8 comes back as float32 in the same
+    scale 0..255; float32 and float64 keep their type.
     """
     if images.ndim != 4 or angles.shape != images.shape[:1]:
         raise ValueError(
@@ -214,6 +193,8 @@ def _mapped(images: Tensor, maps: Tensor, mode: str) -> Tensor:
 
 def _sampled(images: Tensor, theta: Tensor, mode: str, outside: str) -> Tensor:
     """Images at the points of an affine map each, `[B, 2, 3]` in the frame of grid_sample."""
+    if images.ndim != 4:
+        raise ValueError(f"expected images [B, C, H, W], got {list(images.shape)}")
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
     theta = theta.to(dtype).to(images.device, non_blocking=True)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
