@@ -213,6 +213,11 @@ def test_the_recipes_hold_what_their_sources_say():
     assert {r["batch_size"] for r in (paper, p4, z2)} == {128}
     fast = config("experiment=mnistrot_pdo_p8", "recipe=mnistrot_fast")["recipe"]
     assert fast.keys() == paper.keys() and fast["epochs"] < 50
+    # Whatever becomes of the fast one: rows are compared by runs of this one.
+    common = config("experiment=mnistrot_pdo_p8", "recipe=mnistrot_common")["recipe"]
+    assert common["learning_rate"] == [[0, 0.0005], [4, 0.01], [40, 0.0]]
+    assert (common["epochs"], common["weight_decay"], common["dropout"]) == (40, 0.0001, 0.0)
+    assert (common["augment"], common["label_smoothing"]) == ("rotation", 0.0)
     assert {r["augment"] for r in (paper, p4, z2)} == {"none"}
 
 
