@@ -72,7 +72,7 @@ def random_stretch(images: Tensor, generator: Generator, reach: float = 0.15) ->
     draws = torch.rand((4, len(images)), generator=generator, dtype=torch.float64)
     first, second = (_turns(2 * math.pi * part) for part in draws[:2])
     lengths = (reach * (2 * draws[2:].T - 1)).exp()
-    return _mapped(images, first * lengths[:, None] @ second, "bilinear")
+    return _sampled(images, first * lengths[:, None] @ second, "bilinear")
 
 
 def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
@@ -152,14 +152,9 @@ def random_shift_flip(images: Tensor, generator: Generator, reach: float = 2.0) 
     shifts = reach * (
         2 * torch.rand((len(images), 2), generator=generator, dtype=torch.float64) - 1
     )
-    signs = 1.0 - 2 * torch.randint(2, (len(images),), generator=generator)
-    height, width = images.shape[2:]
-    zero = torch.zeros_like(shifts[:, 0])
-    rows = [
-        torch.stack([signs.double(), zero, 2 * shifts[:, 0] / width], dim=1),
-        torch.stack([zero, zero + 1, 2 * shifts[:, 1] / height], dim=1),
-    ]
-    return _sampled(images, torch.stack(rows, dim=1), "bicubic", "reflection")
+    signs = 1.0 - 2 * torch.randint(2, (len(images),), generator=generator).double()
+    maps = torch.diag_embed(torch.stack([signs, torch.ones_like(signs)], dim=1))
+    return _sampled(images, maps, "bicubic", "reflection", shifts)
 
 
 def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
@@ -174,7 +169,7 @@ def rotate(images: Tensor, angles: Tensor, mode: str = "bilinear") -> Tensor:
             "expected images [B, C, H, W] and angles [B], "
             f"got {list(images.shape)} and {list(angles.shape)}"
         )
-    return _mapped(images, _turns(angles), mode)
+    return _sampled(images, _turns(angles), mode)
 
 
 def _turns(angles: Tensor) -> Tensor:
@@ -183,18 +178,19 @@ def _turns(angles: Tensor) -> Tensor:
     return torch.stack([c, -s, s, c], dim=1).view(-1, 2, 2)
 
 
-def _mapped(images: Tensor, maps: Tensor, mode: str) -> Tensor:
-    """Images under linear maps about their centres, `[B, 2, 2]` from output to source in pixels."""
-    size = torch.tensor(images.shape[:1:-1], dtype=maps.dtype)  # width, height
-    # The frame of grid_sample scales each axis to [-1, 1].
-    scaled = maps * (size / size[:, None])
-    return _sampled(images, F.pad(scaled, (0, 1)), mode, "zeros")
+def _sampled(
+    images: Tensor, maps: Tensor, mode: str, outside: str = "zeros", shifts: Tensor | float = 0.0
+) -> Tensor:
+    """Images under affine maps from output to source, y down, in pixels from the centre.
 
-
-def _sampled(images: Tensor, theta: Tensor, mode: str, outside: str) -> Tensor:
-    """Images at the points of an affine map each, `[B, 2, 3]` in the frame of grid_sample."""
+    `maps` `[B, 2, 2]` come first, `shifts` `[B, 2]` after them.
+    """
     if images.ndim != 4:
         raise ValueError(f"expected images [B, C, H, W], got {list(images.shape)}")
+    size = torch.tensor(images.shape[:1:-1], dtype=maps.dtype)  # width, height
+    # The frame of grid_sample scales each axis to [-1, 1].
+    theta = F.pad(maps * (size / size[:, None]), (0, 1))
+    theta[..., 2] = 2 * shifts / size
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
     theta = theta.to(dtype).to(images.device, non_blocking=True)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
