@@ -43,6 +43,7 @@ from pdoe.devices import (
 )
 from pdoe.diagnostics import diagnose, measured_equivariance, turned_filters
 from pdoe.distributed import Ranks, join, leave, said_of_ranks, synchronised
+from pdoe.export import export_plain, load_exported_weights
 from pdoe.manifest import continued, environment, note_progress, reset_peak_memory
 from pdoe.recipes import Recipe
 from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
@@ -372,14 +373,11 @@ def evaluate_alone(cfg: DictConfig) -> str:
         config = resolved(cfg, HydraConfig.get().runtime.choices.experiment or "custom")
     config = completed(config)
     data = configured_data(config, cfg.data.root).to(device)
+    model = build_model(config, data)
     if path.suffix == ".pt2":
-        try:
-            model = torch.export.load(path).module()
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
-        model.eval = lambda: None  # it is in evaluation mode for good, and refuses the call
+        model = load_exported_weights(export_plain(model), path)
     else:
-        model = load_weights(build_model(config, data), path)
+        model = load_weights(model, path)
     model = model.to(device, torch.float64 if precision == "fp64" else None)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error = evaluate(model, data, precision, count, config["recipe"]["evaluate"]["tta_angles"])

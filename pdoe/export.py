@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import json
 import operator
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +69,45 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
     anonymous = fx.Graph()  # a graph remembers its tracer, and would load only where that is
     anonymous.output(anonymous.graph_copy(graph, {}))
     return fx.GraphModule(rewritten, anonymous, type(model).__name__).eval()
+
+
+def load_exported_weights(plain: nn.Module, path: str | Path) -> nn.Module:
+    """Load the weights of an exported file (``.pt2``) into the plain network; no code is run.
+
+    ``torch.export.load`` unpickles objects of the file, so that a crafted file executes code. Here
+    only the numbers of the file are read, and the names, shapes and types are those of ``plain``,
+    the result of :func:`export_plain` for the same network.
+
+    Raises:
+        ValueError: the file is damaged, or holds the weights of another network.
+    """
+    weights = plain.state_dict()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            listed = json.loads(archive.read(names["data/weights/model_weights_config.json"]))
+            entries = listed["config"]
+            if set(entries) != set(weights):
+                odd = min(set(entries) ^ set(weights))
+                raise ValueError(f"{path} holds the weights of another network: {odd!r} differs")
+            for name, tensor in weights.items():
+                stored = names[f"data/weights/{entries[name]['path_name']}"]
+                meta = entries[name]["tensor_meta"]
+                shape = [length["as_int"] for length in meta["sizes"]]
+                if (
+                    shape != list(tensor.shape)
+                    or archive.getinfo(stored).file_size != tensor.nbytes
+                ):
+                    raise ValueError(
+                        f"{path} holds the weights of another network: {name!r} is {shape}, "
+                        f"not {list(tensor.shape)} of {tensor.dtype}"
+                    )
+                numbers = torch.frombuffer(bytearray(archive.read(stored)), dtype=tensor.dtype)
+                strides = [stride["as_int"] for stride in meta["strides"]]
+                tensor.copy_(numbers.as_strided(shape, strides))
+    except (zipfile.BadZipFile, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
+    return plain
 
 
 def refuse_hooks(module: nn.Module, name: str) -> None:

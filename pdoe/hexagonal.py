@@ -97,7 +97,7 @@ def spline_weights(points: np.ndarray, count: int, degree: int = 5) -> np.ndarra
     of an odd degree and c reflected about both ends. Its values at the integers are linear in c, so
     the weights are (basis at the points) x (basis at the integers)^-1.
 
-    >>> spline_weights(np.array([2.0, 2.5]), 6).round(3).tolist()
+    >>> (spline_weights(np.array([2.0, 2.5]), 6).round(3) + 0.0).tolist()  # no -0.0
     [[0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.068, -0.195, 0.627, 0.627, -0.195, 0.068]]
     """
     reach = (degree + 1) // 2

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import is_channels_last, to_channels_last
+from .cpu import _pixels_first, _pixels_last, is_channels_last, to_channels_last
+
+
+def _is_recorded() -> bool:
+    """Whether the program is captured, or transformed by torch.func, which know torch's own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 class BatchNorm(nn.BatchNorm3d):
@@ -32,6 +41,17 @@ class BatchNorm(nn.BatchNorm3d):
     def forward(self, x: Tensor) -> Tensor:
         if self._by_orientation(x):
             return self._trained(_ByOrientation, x)
+        if x.device.type != "cpu" or x.ndim != 5 or 1 not in x.shape or _is_recorded():
+            return self._normalise(x)
+        # An axis of length 1 may have any stride, and torch's batch norm takes the memory format
+        # of a map and of its gradient from the strides: give both the usual ones.
+        last = is_channels_last(x)
+        y = self._normalise(_with_usual_strides(x, last))
+        if y.requires_grad:
+            y.register_hook(lambda gradient: _with_usual_strides(gradient, last))
+        return y
+
+    def _normalise(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not self._is_usual(x) or not is_channels_last(x):
             return super().forward(x)
         if self.training and x.shape[2] > 1:
@@ -41,7 +61,7 @@ class BatchNorm(nn.BatchNorm3d):
             self.num_batches_tracked.add_(1)
         else:
             each = (numbers.repeat_interleave(x.shape[2]) for numbers in each)
-        y = F.batch_norm(x.flatten(1, 2), *each, self.training, self.momentum, self.eps)
+        y = F.batch_norm(_as_planar(x), *each, self.training, self.momentum, self.eps)
         return _as_lifted(y, x)
 
     def _trained(self, kind: type[torch.autograd.Function], x: Tensor) -> Tensor:
@@ -51,9 +71,7 @@ class BatchNorm(nn.BatchNorm3d):
 
     def _is_usual(self, x: Tensor) -> bool:
         """Whether all that batch norm may have is there, and nothing is captured or transformed."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        if torch._C._are_functorch_transforms_active():  # of torch.func, which know torch's own
+        if _is_recorded():
             return False
         parts = self.weight, self.bias, self.momentum, *self._buffers.values()
         return (
@@ -186,8 +204,25 @@ def _planar(x: Tensor, *numbers: Tensor) -> list[Tensor]:
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale x + shift`` by planar channels, rounded once: batch norm in evaluation."""
     known = scale, shift, torch.zeros_like(shift), torch.ones_like(scale)
-    y, _, _ = torch.ops.aten.native_batch_norm(x.flatten(1, 2), *known, False, 0.0, 0.0)
+    y, _, _ = torch.ops.aten.native_batch_norm(_as_planar(x), *known, False, 0.0, 0.0)
     return _as_lifted(y, x)
+
+
+def _as_planar(x: Tensor) -> Tensor:
+    """A channels-last map [B, C, G, H, W] as a channels-last image [B, CG, H, W].
+
+    ``flatten(1, 2)`` would give a batch of one image a batch stride that torch does not take for
+    channels-last.
+    """
+    return _pixels_last(_pixels_first(x).flatten(3))
+
+
+def _with_usual_strides(x: Tensor, channels_last: bool) -> Tensor:
+    """The map [B, C, G, H, W] in a memory format, the strides of axes of length 1 included."""
+    if not channels_last:
+        return x.flatten().view(x.shape)
+    pixels = _pixels_first(x)
+    return _pixels_last(pixels.flatten().view(pixels.shape))
 
 
 def _as_lifted(planar: Tensor, x: Tensor) -> Tensor:

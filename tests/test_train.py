@@ -1,5 +1,7 @@
 """`train.py` as a person uses it: real digits, real folders, real signals."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,8 @@ import torch
 from omegaconf import OmegaConf
 
 import train
-from pdoe import training
+from pdoe import export_plain, training
+from pdoe.configuration import build_model, configured_data
 from pdoe.data import load_data
 
 ROOT = Path(train.__file__).parent
@@ -276,6 +280,67 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
     assert launch("mode=evaluate", f"checkpoint={elsewhere}", "experiment=mnistrot_p4") == 1
     assert "weights.pt cannot be read" in capsys.readouterr().err
     assert launch("mode=test") == 1
+
+
+class Crafted:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_an_exported_network_is_tested_without_running_code_from_its_file(launch, tmp_path):
+    assert launch("experiment=mnistrot_p4") == 0
+    folder = next((tmp_path / "outputs").rglob("result.json")).parent
+    assert runpy.run_path(str(ROOT / "scripts" / "export.py"))["main"]([str(folder)]) == 0
+    path, proof = folder / "plain.pt2", tmp_path / "proof"
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    harmful = io.BytesIO()
+    torch.save(Crafted(proof), harmful)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            crafted = name.endswith("sample_inputs/model.pt")
+            archive.writestr(name, harmful.getvalue() if crafted else content)
+    with contextlib.suppress(Exception):
+        torch.export.load(path)
+    assert proof.exists()  # the file does execute code where torch opens it
+    proof.unlink()
+    assert launch("mode=evaluate", f"checkpoint={path}") == 0
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "shape", "names", "bytes", "text"])
+def test_a_damaged_exported_network_is_refused(launch, digits, tmp_path, capsys, damage):
+    config = train.composed("experiment=mnistrot_p4", "data.source=embedded")
+    plain = export_plain(build_model(config, configured_data(config, str(digits))))
+    path = tmp_path / "plain.pt2"
+    program = torch.export.export(plain, (torch.zeros(2, 1, 28, 28),))
+    torch.export.save(program, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    listing = next(name for name in entries if name.endswith("weights_config.json"))
+    weights = json.loads(entries[listing])
+    first = next(iter(weights["config"]))
+    if damage == "shape":
+        weights["config"][first]["tensor_meta"]["sizes"][0]["as_int"] += 1
+    elif damage == "names":
+        weights["config"]["other"] = weights["config"].pop(first)
+    elif damage == "bytes":
+        weights["config"][first]["path_name"] = "weight_1"
+    entries[listing] = json.dumps(weights).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("nothing")
+    assert launch("mode=evaluate", f"checkpoint={path}", "experiment=mnistrot_p4") == 1
+    assert "plain.pt2" in capsys.readouterr().err
 
 
 def test_weights_of_an_older_epoch_do_not_stand_for_the_run(launch, tmp_path, capsys):
