@@ -29,36 +29,36 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pdoe.checkpoints import CheckpointMismatch, Progress, tested_file
-from pdoe.command_line import as_path, check_groups, check_words, seconds
-from pdoe.configuration import build_model, completed, configured_data, hashed
 from pdoe.data import DataError, DataSet
-from pdoe.devices import (
-    SWITCHES,
+from pdoe.export import export_plain, load_exported_weights
+from pdoe.run.checkpoints import CheckpointMismatch, Progress, tested_file
+from pdoe.run.command_line import as_path, check_groups, check_words, seconds
+from pdoe.run.config import (
+    build_model,
+    completed,
+    configured_data,
+    effective_overrides,
+    hashed,
+    resolved,
+    without_seed,
+)
+from pdoe.run.diagnostics import diagnose, measured_equivariance, turned_filters
+from pdoe.run.hardware import (
     Settings,
     device_name,
     make_repeatable,
     resolve_device,
     resolve_precision,
 )
-from pdoe.diagnostics import diagnose, measured_equivariance, turned_filters
-from pdoe.distributed import Ranks, join, leave, said_of_ranks, synchronised
-from pdoe.export import export_plain, load_exported_weights
-from pdoe.manifest import continued, environment, note_progress, reset_peak_memory
-from pdoe.recipes import Recipe
-from pdoe.records import RecordError, RunFolder, digest, new_record, now, run_folder
-from pdoe.tracking import Tracker
-from pdoe.trained import configuration_at, configuration_in, load_weights
-from pdoe.training import Diverged, Stop, Training, check, evaluate
+from pdoe.run.provenance import continued, environment, note_progress, reset_peak_memory
+from pdoe.run.ranks import Ranks, join, leave, said_of_ranks, synchronised
+from pdoe.run.recipe import Recipe
+from pdoe.run.record import RecordError, RunFolder, new_record, now, run_folder
+from pdoe.run.trained import configuration_at, configuration_in, load_weights
+from pdoe.run.training import Diverged, Stop, Training, check, evaluate
+from pdoe.tracking.write import Tracker
 
 ROOT = Path(__file__).resolve().parent
-# What a run computes does not depend on these, or only in rounding: they neither name a run nor
-# enter its hash.
-BESIDE_THE_POINT = (
-    *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking"),
-    *("mode", "checkpoint", "published"),
-    *SWITCHES,
-)
 FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
@@ -395,48 +395,6 @@ def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
         return f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json"
     again = "; repeat the command to go on" if record["status"] == "interrupted" else ""
     return f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}"
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration of a command line, for scripts: ``experiment=... group=...``."""
-    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        chosen = [word.split("=")[1] for word in overrides if word.startswith("experiment=")]
-        return resolved(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
-
-
-def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
-    """What determines the result of a run apart from seed and data, as plain values."""
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in BESIDE_THE_POINT:
-        del config[key]
-    del config["data"]["root"]
-    config["precision"] = resolve_precision(cfg.precision, resolve_device(cfg.device))
-    return {"experiment": experiment, **config}
-
-
-def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    return config and {key: value for key, value in config.items() if key != "seed"}
-
-
-def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
-    """The overrides that set this run apart from its experiment, sorted.
-
-    An override that changes nothing (``group=p8`` for a row that is p8) does not count, nor does
-    the smoke recipe, which has a folder of its own.
-    """
-    beside = "|".join(BESIDE_THE_POINT)
-    kept = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
-    fixed = [o for o in task if kept.match(o)]
-    needed = sorted(o for o in task if o not in fixed)
-
-    def makes_no_difference(override: str) -> bool:
-        others = fixed + [o for o in needed if o != override]
-        without = resolved(hydra.compose("config", others), config["experiment"])
-        return digest(hashed(without)) == digest(hashed(config))
-
-    while idle := next(filter(makes_no_difference, needed), None):
-        needed.remove(idle)
-    return [o for o in needed if o != "recipe=smoke"]
 
 
 if __name__ == "__main__":

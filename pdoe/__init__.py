@@ -3,19 +3,44 @@
 >>> from pdoe import GroupConv, LiftingConv, PointGroup
 >>> p8 = PointGroup(8)
 >>> lift, conv = LiftingConv(p8, 1, 7), GroupConv(p8, 7, 7)
+
+Names are imported at first use (PEP 562), so that ``import pdoe.tables`` does not load torch.
 """
 
-from .banks import filter_bank
-from .cpu import ChannelsLast, Dropout, MaxPool
-from .equivariance import EquivarianceReport, equivariance_error, equivariance_report
-from .export import export_plain
-from .groups import PointGroup
-from .layers import GroupConv, GroupPool, LiftingConv
-from .norm import BatchNorm
-from .pretrained import load_pretrained
-from .turns import convergence_order, equivariance_curve
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from .banks import filter_bank
+    from .equivariance.angles import convergence_order, equivariance_curve
+    from .equivariance.error import EquivarianceReport, equivariance_error, equivariance_report
+    from .export import export_plain
+    from .fast.cpu import ChannelsLast, Dropout, MaxPool
+    from .fast.norm import BatchNorm
+    from .groups import PointGroup
+    from .layers import GroupConv, GroupPool, LiftingConv
+    from .pretrained import load_pretrained
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "BatchNorm": "fast.norm",
+    "ChannelsLast": "fast.cpu",
+    "Dropout": "fast.cpu",
+    "EquivarianceReport": "equivariance.error",
+    "GroupConv": "layers",
+    "GroupPool": "layers",
+    "LiftingConv": "layers",
+    "MaxPool": "fast.cpu",
+    "PointGroup": "groups",
+    "convergence_order": "equivariance.angles",
+    "equivariance_curve": "equivariance.angles",
+    "equivariance_error": "equivariance.error",
+    "equivariance_report": "equivariance.error",
+    "export_plain": "export",
+    "filter_bank": "banks",
+    "load_pretrained": "pretrained",
+}
 __all__ = [
     "BatchNorm",
     "ChannelsLast",
@@ -34,3 +59,15 @@ __all__ = [
     "filter_bank",
     "load_pretrained",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pdoe' has no attribute {name!r}")
+    value = getattr(import_module(f"pdoe.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

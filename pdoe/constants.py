@@ -13,7 +13,7 @@ class Constants(nn.Module):
     They are made anew, in float64, where the module moves: ``.double()`` loses no digits, and
     ``.to_empty()`` leaves no garbage, nor does loading with ``assign=True`` into a module on the
     meta device. Weights that are loaded keep fitting when a constant changes. Index tables are
-    integers: an average of buffers has to copy them, as :func:`pdoe.recipes.moving_average` does.
+    integers: an average of buffers has to copy them, as :func:`moving_average` does.
     """
 
     def __init__(self):

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .cpu import ChannelsLast, Dropout, MaxPool
+from .fast.cpu import ChannelsLast, Dropout, MaxPool
+from .fast.norm import BatchNorm
 from .layers import GroupConv, GroupPool, LiftingConv
-from .norm import BatchNorm
 
 _LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm, ChannelsLast)
 _ELEMENTWISE = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .banks import filter_bank
 from .constants import Constants
-from .cpu import conv2d
+from .fast.cpu import conv2d
 from .groups import PointGroup
 
 

@@ -147,7 +147,7 @@ def _entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
 
 def network_of(entry: dict[str, Any]) -> nn.Module:
     """The network of an entry of an index, with fresh weights, and its ``preprocess``."""
-    from .configuration import build_model
+    from .run.config import build_model
 
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

@@ -3,7 +3,7 @@
     python scripts/benchmark.py                         # all cases of this machine's hardware
     python scripts/benchmark.py --select 'block*' --precision fp32 --rounds 31
 
-Cases and targets stand in `experiments/benchmarks/cases.py`. The rivals of a case:
+Cases and targets stand in `scripts/benchmark_cases.py`. The rivals of a case:
 
 - `plain`: the ordinary network that does the same arithmetic, made by `pdoe.export_plain`:
   `Conv2d`, `BatchNorm2d`, `ReLU` on the expanded channels, with free weights. It is the limit.
@@ -43,20 +43,20 @@ from pathlib import Path
 from shutil import which
 from statistics import median, quantiles
 
+import torch
+import torch.nn.functional as F
+from benchmark_cases import TARGETS, Case, cases
+from torch import nn
+
+from pdoe.files import as_csv, write_whole
+from pdoe.report.figures import render
+from pdoe.report.layer_charts import exponents, scaling
+from pdoe.run.hardware import device_name, resolve_device, resolve_precision
+from pdoe.run.record import now, repository_state
+from pdoe.tables.markdown import grid
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import nn  # noqa: E402
-
-from experiments.benchmarks.cases import TARGETS, Case, cases  # noqa: E402
-from pdoe.devices import device_name, resolve_device, resolve_precision  # noqa: E402
-from pdoe.figures import render  # noqa: E402
-from pdoe.files import as_csv, write_whole  # noqa: E402
-from pdoe.markdown import grid  # noqa: E402
-from pdoe.records import now, repository_state  # noqa: E402
-from pdoe.report.layer_charts import exponents, scaling  # noqa: E402
 
 COLUMNS = (
     "case", "phase", "precision", "mode", "rival", "layout", "ours_ms", "rival_ms", "ratio",

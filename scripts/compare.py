@@ -28,17 +28,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+
+from pdoe.files import write_whole
+from pdoe.tables import details, markdown, runs
+from pdoe.tables import table as tables
+from pdoe.tables.runs import Found, TableError
+from pdoe.tracking import read as logged
+from pdoe.tracking.read import LoggedError
 
 ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":  # tables need no torch, which `import pdoe` would load for seconds
-    sys.modules["pdoe"] = ModuleType("pdoe")
-    sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
-
-from pdoe import details, logged, markdown, runs, tables  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
-from pdoe.logged import LoggedError  # noqa: E402
-from pdoe.runs import Found, TableError  # noqa: E402
 
 
 def say(line: str) -> None:

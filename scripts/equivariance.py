@@ -30,26 +30,25 @@ from functools import partial
 from math import pi, radians
 from pathlib import Path
 
+import equivariance_page as page
+import torch
+from hydra.errors import HydraException
+from torch import nn
+
+from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
+from pdoe.data import SHAPES
+from pdoe.equivariance.angles import convergence_order, equivariance_curve, smooth_field
+from pdoe.equivariance.error import EquivarianceReport, equivariance_report
+from pdoe.files import write_whole
+from pdoe.run.checkpoints import CheckpointMismatch
+from pdoe.run.config import build_model, composed
+from pdoe.run.record import repository_state
+from pdoe.run.trained import configuration_at, load_weights
+from pdoe.tables.markdown import grid, insert
+from pdoe.tables.runs import TableError
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
-import torch  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
-from torch import nn  # noqa: E402
-
-from experiments.equivariance import page  # noqa: E402
-from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup  # noqa: E402
-from pdoe.checkpoints import CheckpointMismatch  # noqa: E402
-from pdoe.configuration import build_model  # noqa: E402
-from pdoe.data import SHAPES  # noqa: E402
-from pdoe.equivariance import EquivarianceReport, equivariance_report  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
-from pdoe.markdown import grid, insert  # noqa: E402
-from pdoe.records import repository_state  # noqa: E402
-from pdoe.runs import TableError  # noqa: E402
-from pdoe.trained import configuration_at, load_weights  # noqa: E402
-from pdoe.turns import convergence_order, equivariance_curve, smooth_field  # noqa: E402
-from train import composed  # noqa: E402
 
 VARIANTS = {
     "as published": (),

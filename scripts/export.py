@@ -15,19 +15,19 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
+from pdoe import export_plain
+from pdoe.data import DataError
+from pdoe.data.batches import to_input
+from pdoe.data.dataset import written
+from pdoe.files import write_whole
+from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
+from pdoe.run.config import build_model, configured_data
+from pdoe.run.trained import configuration_at, load_weights
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
-import torch  # noqa: E402
-
-from pdoe import export_plain  # noqa: E402
-from pdoe.checkpoints import CheckpointMismatch, newest_whole  # noqa: E402
-from pdoe.configuration import build_model, configured_data  # noqa: E402
-from pdoe.data import DataError  # noqa: E402
-from pdoe.data.batches import to_input  # noqa: E402
-from pdoe.data.dataset import written  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
-from pdoe.trained import configuration_at, load_weights  # noqa: E402
 
 TOLERANCE = 1e-5  # of the relative difference of the logits
 

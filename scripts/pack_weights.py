@@ -23,22 +23,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pdoe.data import DataError, DataSet
+from pdoe.data.dataset import written
+from pdoe.files import write_whole
+from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of
+from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
+from pdoe.run.config import build_model, configured_data, hashed
+from pdoe.run.hardware import SWITCHES, worded
+from pdoe.run.record import RecordError, RunFolder, digest
+from pdoe.run.trained import configuration_in, load_weights
+from pdoe.tables.statistics import NORMAL, sampling_variance
+from pdoe.tables.table import SETTING
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout needs no installation
 
-import torch  # noqa: E402
-
-from pdoe.checkpoints import CheckpointMismatch, newest_whole  # noqa: E402
-from pdoe.configuration import build_model, configured_data, hashed  # noqa: E402
-from pdoe.data import DataError, DataSet  # noqa: E402
-from pdoe.data.dataset import written  # noqa: E402
-from pdoe.devices import SWITCHES, worded  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
-from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of  # noqa: E402
-from pdoe.records import RecordError, RunFolder, digest  # noqa: E402
-from pdoe.statistics import NORMAL, sampling_variance  # noqa: E402
-from pdoe.tables import SETTING  # noqa: E402
-from pdoe.trained import configuration_in, load_weights  # noqa: E402
 
 # What the images of a data set are, and what a network that was trained on them is not for.
 IMAGES = {

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from pdoe.data import DATASETS, DataError, load_data
 from pdoe.data.dataset import STATISTICS, written

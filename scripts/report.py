@@ -17,17 +17,14 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 os.environ["MPLBACKEND"] = "Agg"  # nothing is shown, whatever the user's is
-ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":  # the page needs no torch, which `import pdoe` would load for seconds
-    sys.modules["pdoe"] = ModuleType("pdoe")
-    sys.modules["pdoe"].__path__ = [str(ROOT / "pdoe")]
 
-from pdoe import report  # noqa: E402
-from pdoe.files import write_whole  # noqa: E402
-from pdoe.runs import TableError  # noqa: E402
+from pdoe import report
+from pdoe.files import write_whole
+from pdoe.tables.runs import TableError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def say(line: str) -> None:

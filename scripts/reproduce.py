@@ -18,17 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+
+from pdoe.run.config import composed, hashed
+from pdoe.run.cost import estimated_seconds
+from pdoe.run.hardware import device_name, resolve_device
+from pdoe.run.record import RecordError, RunFolder, digest, run_folder
+from pdoe.tables.table import read_rows
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a checkout needs no installation
-
-from hydra.errors import HydraException  # noqa: E402
-
-from pdoe.configuration import hashed  # noqa: E402
-from pdoe.cost import estimated_seconds  # noqa: E402
-from pdoe.devices import device_name, resolve_device  # noqa: E402
-from pdoe.records import RecordError, RunFolder, digest, run_folder  # noqa: E402
-from pdoe.tables import read_rows  # noqa: E402
-from train import composed  # noqa: E402
 
 
 def known_rows(table: str) -> list[str]:

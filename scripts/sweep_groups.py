@@ -17,8 +17,8 @@ from typing import Any
 
 from reproduce import ROOT, Cell, announce, chosen_seeds, composed, run
 
-from pdoe.configuration import build_model
 from pdoe.report.of_runs import GROUPS, SWEEP
+from pdoe.run.config import build_model
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 INTERRUPTED = 75

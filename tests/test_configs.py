@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 
 import train
 from pdoe import PointGroup
-from pdoe.command_line import seconds
-from pdoe.configuration import completed
 from pdoe.data import DataSet
-from pdoe.records import digest
-from pdoe.training import fit
+from pdoe.run.command_line import seconds
+from pdoe.run.config import completed
+from pdoe.run.record import digest
+from pdoe.run.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -860,7 +860,7 @@ def test_importing_the_data_room_loads_neither_torchvision_nor_mlxtend():
 
 
 def test_the_error_on_picked_digits_mixes_those_of_new_and_of_seen_ones():
-    from experiments.mnist_rot.draw import SHARE, errors
+    from draw import SHARE, errors
 
     new, seen = np.array([1, 0, 0, 0, 1], bool), np.array([0, 0, 0, 1], bool)
     found = errors(new, np.array([0, 1, 2, 59_999, 60_000]), seen)

@@ -10,10 +10,11 @@ from torch import nn
 
 import train
 from pdoe import LiftingConv, PointGroup
-from pdoe.checkpoints import Progress
 from pdoe.data import DataSet
-from pdoe.diagnostics import ANGLES, diagnose, turned_error, turned_filters
-from pdoe.manifest import (
+from pdoe.models import PlainCNN
+from pdoe.run.checkpoints import Progress
+from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
+from pdoe.run.provenance import (
     continued,
     difference,
     environment,
@@ -21,8 +22,7 @@ from pdoe.manifest import (
     peak_memory,
     reset_peak_memory,
 )
-from pdoe.models import PlainCNN
-from pdoe.records import RunFolder
+from pdoe.run.record import RunFolder
 
 
 def bars(count=40):

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup
-from pdoe.cpu import Dropout
 from pdoe.data import DataSet
-from pdoe.distributed import Ranks, join, leave, local_norms, said_of_ranks
-from pdoe.evaluation import confusion_matrix, error_of, evaluate
+from pdoe.fast.cpu import Dropout
 from pdoe.models.roteqnet import VectorNorm
-from pdoe.training import fit
+from pdoe.run.evaluation import confusion_matrix, error_of, evaluate
+from pdoe.run.ranks import Ranks, join, leave, local_norms, said_of_ranks
+from pdoe.run.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {

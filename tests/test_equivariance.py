@@ -18,8 +18,8 @@ from pdoe import (
     equivariance_error,
     equivariance_report,
 )
-from pdoe.cpu import MaxPool
-from pdoe.equivariance import act, grid_elements
+from pdoe.equivariance.error import act, grid_elements
+from pdoe.fast.cpu import MaxPool
 from pdoe.models.resnet import MeanPool
 
 NAMES = ["p1", "p2", "p3", "p4", "p5", "p6", "p8", "p12", "p1m", "p2m", "p3m", "p4m", "p6m", "p8m"]

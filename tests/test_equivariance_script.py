@@ -6,16 +6,16 @@ import re
 import shutil
 from pathlib import Path
 
+import equivariance_figures as figures
+import equivariance_page as page
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from experiments.equivariance import figures, page
 from pdoe import PointGroup
-from pdoe.checkpoints import Position, Progress, save
-from pdoe.configuration import build_model
-from pdoe.equivariance import equivariance_report
-from train import composed
+from pdoe.equivariance.error import equivariance_report
+from pdoe.run.checkpoints import Position, Progress, save
+from pdoe.run.config import build_model, composed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "equivariance"

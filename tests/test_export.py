@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
-from pdoe.cpu import Dropout, MaxPool
+from pdoe.fast.cpu import Dropout, MaxPool
+from pdoe.fast.norm import BatchNorm
 from pdoe.models import PlainCNN
-from pdoe.norm import BatchNorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

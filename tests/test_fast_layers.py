@@ -11,9 +11,9 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.cpu import ChannelsLast, Dropout, MaxPool, conv2d, is_channels_last
+from pdoe.fast.cpu import ChannelsLast, Dropout, MaxPool, conv2d, is_channels_last
+from pdoe.fast.norm import BatchNorm
 from pdoe.models import PlainCNN, ResNet
-from pdoe.norm import BatchNorm
 
 # --- layout --------------------------------------------------------------------------------------
 

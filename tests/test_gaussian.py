@@ -17,8 +17,8 @@ from pdoe import (
 )
 from pdoe.banks import OPERATORS
 from pdoe.banks.gaussian import WIDTH, gaussian_taps
+from pdoe.equivariance.angles import smooth_field
 from pdoe.models import PlainCNN, ResNet
-from pdoe.turns import smooth_field
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

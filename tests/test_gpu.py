@@ -13,16 +13,15 @@ import pytest
 import torch
 
 from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
-from pdoe.configuration import build_model
-from pdoe.cost import estimated_seconds
 from pdoe.data import SHAPES, DataSet
-from pdoe.devices import SWITCHES, Settings, make_repeatable
-from pdoe.diagnostics import diagnose
-from pdoe.gpu import replayed
+from pdoe.fast.graphs import replayed
+from pdoe.fast.norm import BatchNorm
 from pdoe.models import PlainCNN
-from pdoe.norm import BatchNorm
-from pdoe.training import Stop, fit
-from train import composed
+from pdoe.run.config import build_model, composed
+from pdoe.run.cost import estimated_seconds
+from pdoe.run.diagnostics import diagnose
+from pdoe.run.hardware import SWITCHES, Settings, make_repeatable
+from pdoe.run.training import Stop, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,9 +21,9 @@ from pdoe import (
     filter_bank,
 )
 from pdoe.data import DataSet
-from pdoe.diagnostics import diagnose, measured_equivariance
-from pdoe.hexagonal import AxialArray, HexagonalSampling, RegionMean, spline_weights
 from pdoe.models import HexaConv
+from pdoe.models.hexagonal import AxialArray, HexagonalSampling, RegionMean, spline_weights
+from pdoe.run.diagnostics import diagnose, measured_equivariance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

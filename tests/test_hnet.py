@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from pdoe import PointGroup, equivariance_error, equivariance_report
+from pdoe.equivariance.angles import rotate, smooth_field
 from pdoe.models import HNet
 from pdoe.models.harmonic_layers import (
     HarmonicConv,
@@ -20,8 +21,7 @@ from pdoe.models.harmonic_layers import (
     SumOfMagnitudes,
     harmonic,
 )
-from pdoe.recipes import parameter_groups
-from pdoe.turns import rotate, smooth_field
+from pdoe.run.recipe import parameter_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

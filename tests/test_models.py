@@ -10,13 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdoe import (
-    GroupConv,
-    LiftingConv,
-    PointGroup,
-    equivariance_error,
-    equivariance_report,
-)
+from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error, equivariance_report
 from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")

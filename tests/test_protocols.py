@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from pdoe.configuration import completed, configured_data, hashed
 from pdoe.data import DataSet
 from pdoe.data.batches import random_rotation, random_shift_flip, rotate, to_input
 from pdoe.data.whitening import whitened
-from pdoe.evaluation import confusion_matrix, evaluate
-from pdoe.recipes import add_l1, augmentation, make_optimizer
-from pdoe.training import fit
+from pdoe.run.config import completed, configured_data, hashed
+from pdoe.run.evaluation import confusion_matrix, evaluate
+from pdoe.run.recipe import add_l1, augmentation, make_optimizer
+from pdoe.run.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,7 +118,7 @@ def test_a_choice_survives_interruptions_at_every_step(data, tmp_path, select):
 
 
 def test_the_weights_of_a_checkpoint_are_the_chosen_ones(data, tmp_path):
-    from pdoe.checkpoints import tested_file, weights_at
+    from pdoe.run.checkpoints import tested_file, weights_at
 
     model, _, _ = run(data, evaluate_select="test_best", checkpoint=tmp_path / "checkpoint")
     assert same(weights_at(tmp_path), model.state_dict())
@@ -245,7 +245,7 @@ def test_whitening_makes_no_waves_of_rounding():
 
 
 def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
-    from pdoe import configuration
+    from pdoe.run import config as configuration
 
     monkeypatch.setattr(configuration, "load_data", lambda *_: data)
     plain = {"name": "mnist_rot", "source": "auto", "statistics": "none", "validation": 0}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import git
 
-from pdoe import records
-from pdoe.records import (
+from pdoe.run import record as records
+from pdoe.run.record import (
     RecordError,
     RunFolder,
     digest,

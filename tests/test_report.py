@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdoe import figures, report, runs
+from pdoe import report
 from pdoe.banks import operators
 from pdoe.groups import rotation
+from pdoe.report import figures
 from pdoe.report.inputs import details_of, read_details, read_lines
+from pdoe.tables import runs
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

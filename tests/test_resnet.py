@@ -10,13 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdoe import (
-    GroupConv,
-    LiftingConv,
-    PointGroup,
-    equivariance_report,
-    export_plain,
-)
+from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_report, export_plain
 from pdoe.models import PlainCNN, ResidualBlock, ResNet
 from pdoe.models.resnet import MeanPool
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from test_tables import Place, compare, record, snapshot
 from test_tracking import StandInApi, nobody_is_logged_in, server, speaks  # noqa: F401
 
-from pdoe import logged, runs
-from pdoe.logged import Logged
-from pdoe.tracking import Tracker
+from pdoe.tables import runs
+from pdoe.tracking import read as logged
+from pdoe.tracking.read import Logged
+from pdoe.tracking.write import Tracker
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.01, "train_loss": 2.0, "test_error": None, "seconds": 1.5},

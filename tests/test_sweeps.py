@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pdoe import cost
-from pdoe.configuration import hashed
-from pdoe.records import digest, run_folder
+from pdoe.run import cost
+from pdoe.run.config import hashed
+from pdoe.run.record import digest, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 

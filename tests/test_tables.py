@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pdoe import markdown, runs, statistics, tables
 from pdoe.files import write_whole
+from pdoe.tables import markdown, runs, statistics
+from pdoe.tables import table as tables
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from wandb_server import ENTITY, KEY, SEEN, FakeServer
 
-from pdoe import tracking
-from pdoe.logged import LoggedError, read_offline, read_offline_all, read_project
-from pdoe.tracking import Tracker
-from pdoe.wandb_service import end_service, services
+from pdoe.tracking import write as tracking
+from pdoe.tracking.read import LoggedError, read_offline, read_offline_all, read_project
+from pdoe.tracking.service import end_service, services
+from pdoe.tracking.write import Tracker
 
 speaks = pytest.mark.skipif(
     not version("wandb").startswith(f"{SEEN}."),
@@ -286,7 +286,7 @@ def test_an_address_that_is_none_sends_a_run_offline(tmp_path, monkeypatch, caps
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the service of a process")
 def test_a_service_that_does_not_end_is_ended(tmp_path, monkeypatch):
-    from pdoe import wandb_service
+    from pdoe.tracking import service as wandb_service
 
     monkeypatch.setattr(wandb_service, "PATIENCE", 1.0)
     tracker("offline", tmp_path)
@@ -495,7 +495,7 @@ def test_a_project_that_is_not_there_is_named(server):
 
 @pytest.mark.usefixtures("nobody_listens")
 def test_a_project_without_a_network_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr("pdoe.logged._TIMEOUT", 1)
+    monkeypatch.setattr("pdoe.tracking.read._TIMEOUT", 1)
     began = time.perf_counter()
     with pytest.raises(LoggedError, match="^W&B project pdoe cannot be read: [^\n]*$"):
         read_project("pdoe")

@@ -19,9 +19,10 @@ import torch
 from omegaconf import OmegaConf
 
 import train
-from pdoe import export_plain, training
-from pdoe.configuration import build_model, configured_data
+from pdoe import export_plain
 from pdoe.data import load_data
+from pdoe.run import training
+from pdoe.run.config import build_model, configured_data
 
 ROOT = Path(train.__file__).parent
 SMALL = ["recipe=smoke", "recipe.train_images=128", "recipe.test_images=100", "tracking=disabled"]

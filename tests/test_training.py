@@ -15,21 +15,16 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pdoe import GroupConv, LiftingConv, PointGroup, checkpoints, training
-from pdoe.checkpoints import CheckpointMismatch, Progress, newest_whole
-from pdoe.cpu import Dropout
-from pdoe.devices import resolve_device, resolve_precision
-from pdoe.evaluation import confusion_matrix, evaluate
-from pdoe.gpu import released
+from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe.fast.cpu import Dropout
+from pdoe.fast.graphs import released
 from pdoe.models import PlainCNN
-from pdoe.recipes import (
-    Recipe,
-    is_evaluated,
-    learning_rate_at,
-    moving_average,
-    parameter_groups,
-)
-from pdoe.training import Diverged, Stop, Training, fit
+from pdoe.run import checkpoints, training
+from pdoe.run.checkpoints import CheckpointMismatch, Progress, newest_whole
+from pdoe.run.evaluation import confusion_matrix, evaluate
+from pdoe.run.hardware import resolve_device, resolve_precision
+from pdoe.run.recipe import Recipe, is_evaluated, learning_rate_at, moving_average, parameter_groups
+from pdoe.run.training import Diverged, Stop, Training, fit
 
 SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": [[0, 0.01]], "evaluate_every": 2}
 

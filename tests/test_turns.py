@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.turns import (
+from pdoe.equivariance.angles import (
     convergence_order,
     equivariance_curve,
     field_at,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .. import equivariance
+from ..equivariance import error as equivariance
 from ..groups import PointGroup
-from ..hexagonal import AxialArray, HexagonalSampling, Region, RegionMean
 from ..layers import GroupConv
+from .hexagonal import AxialArray, HexagonalSampling, Region, RegionMean
 from .resnet import ResNet
 from .sizes import check_size
 
@@ -17,7 +17,7 @@ from .sizes import check_size
 class HexaConv(ResNet):
     r"""A :class:`ResNet` on the hexagonal lattice, images [B, C, N, N] -> logits [B, classes].
 
-    The image is sampled by splines on a hexagonal lattice (:class:`pdoe.hexagonal.AxialArray`), all
+    The image is sampled by splines on a hexagonal lattice (:class:`AxialArray`), all
     convolutions but the 1x1 shortcuts have bank ``hexagon``, stages 2 and 3 begin with a stride of
     2 along both axes of the lattice, and maps are set to 0 outside of the image after every
     convolution and before every ReLU, as zero padding does on square images (Hoogeboom et al.
@@ -112,7 +112,7 @@ class HexaConv(ResNet):
     def act(self, group: PointGroup, g: int, x: Tensor) -> Tensor:
         """Move what a layer takes or gives: an image by its pixels, an axial array by its entries.
 
-        See :func:`pdoe.equivariance.act`; g is one of :func:`pdoe.equivariance.grid_elements`.
+        See :func:`act`; g is one of :func:`grid_elements`.
         """
         arrays = {array.inside.shape: array for array in self.arrays}
         square = x.ndim < 5 and x.shape[-2:] == (self.image_size, self.image_size)

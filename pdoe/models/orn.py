@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..cpu import Dropout, MaxPool
+from ..fast.cpu import Dropout, MaxPool
+from ..fast.norm import BatchNorm
 from ..groups import PointGroup, rotation
 from ..layers import GroupConv, GroupPool, LiftingConv
-from ..norm import BatchNorm
 from .sizes import check_size
 
 

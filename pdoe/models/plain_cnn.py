@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..cpu import ChannelsLast, Dropout, MaxPool
+from ..fast.cpu import ChannelsLast, Dropout, MaxPool
+from ..fast.norm import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
-from ..norm import BatchNorm
 from .sizes import check_size
 
 

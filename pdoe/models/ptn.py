@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..cpu import Dropout
+from ..fast.cpu import Dropout
+from ..fast.norm import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
-from ..norm import BatchNorm
 from .sizes import check_size
 
 PLANE = PointGroup(1)  # on it the bank `pixels` is the ordinary convolution

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cpu import ChannelsLast, Dropout
+from ..fast.cpu import ChannelsLast, Dropout
+from ..fast.norm import BatchNorm
+from ..fast.recompute import recomputed
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
-from ..norm import BatchNorm
-from .recompute import recomputed
 
 CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block; its shortcut is not counted
 

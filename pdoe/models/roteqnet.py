@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..cpu import Dropout
+from ..fast.cpu import Dropout
 from ..groups import PointGroup
 from ..layers import BankConv, GroupPool, LiftingConv, full_precision
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..cpu import Dropout, MaxPool
+from ..fast.cpu import Dropout, MaxPool
+from ..fast.norm import BatchNorm
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
-from ..norm import BatchNorm
 
 
 class SteerableCNN(nn.Module):

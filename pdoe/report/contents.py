@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from .. import runs, tables
-from ..figures import Draw, render
-from ..runs import Run
-from ..tables import Line
+from ..tables import runs
+from ..tables import table as tables
+from ..tables.runs import Run
+from ..tables.table import Line
+from .figures import Draw, render
 from .inputs import Details, read_details, read_lines
 from .page import Html, figure, inline, joined, prose
 

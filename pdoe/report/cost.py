@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..runs import Run
+from ..tables.runs import Run
 from . import layer_charts as charts
 from .contents import NONE, Report, counted, missing
 from .of_layers import commits_of

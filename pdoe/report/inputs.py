@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runs import one_line
+from ..tables.runs import one_line
 
 
 @dataclass(frozen=True)

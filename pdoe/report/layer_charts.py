@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..banks import OPERATORS, operators
-from ..figures import (
+from ..groups import PointGroup, rotation
+from .figures import (
     ACCENT,
     FAINT,
     MUTED,
@@ -25,7 +26,6 @@ from ..figures import (
     spread,
     title,
 )
-from ..groups import PointGroup, rotation
 
 # ---- Equivariance -------------------------------------------------------------------------------
 

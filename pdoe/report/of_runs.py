@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from .. import tables
-from ..tables import Line
+from ..tables import table as tables
+from ..tables.table import Line
 from . import run_charts as charts
 from .contents import MEDIUM, Report, Table, data_of, group_of, missing, seeds_of, told
 

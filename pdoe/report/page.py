@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..figures import PALETTE, inlined
+from .figures import PALETTE, inlined
 
 
 class Html(str):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..figures import (
+from .figures import (
     ACCENT,
     FAINT,
     INK,

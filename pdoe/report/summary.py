@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from .. import markdown
-from ..tables import Contrast, Line, contrasts
+from ..tables import markdown
+from ..tables.table import Contrast, Line, contrasts
 from .contents import NONE, Report, counted, group_of, missing
 from .page import Html, inline, joined, prose, table, tag
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from .devices import Settings
-from .tracking import MODES
+from ..tracking.write import MODES
+from .hardware import Settings
 
 PATHS = ("checkpoint", "outputs", "data.root")
 

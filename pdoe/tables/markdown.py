@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from .runs import TableError
-from .tables import EMBEDDED_TEST_IMAGES, Contrast, Line, Summary, contrasts
+from .table import EMBEDDED_TEST_IMAGES, Contrast, Line, Summary, contrasts
 
 NONE = "–"
 SMOKE = """\

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .cpu import ChannelsLast
-from .groups import PointGroup
+from ..fast.cpu import ChannelsLast
+from ..groups import PointGroup
 from .reasons import reason
 
 
@@ -119,7 +119,7 @@ def equivariance_report(
 
     Layers are all modules, named as in ``model.named_modules()``: a block comes after what it
     holds, and the model itself, named "", last. A layer whose output the group does not act on is
-    left out, as is :class:`pdoe.cpu.ChannelsLast`, and one that is called twice counts by its first
+    left out, as is :class:`ChannelsLast`, and one that is called twice counts by its first
     call. The model is left as it is.
     Maps are moved by the model's own method ``act``, if it has one, else by :func:`act`.
 

@@ -1,6 +1,6 @@
 """Weights & Biases behind one small object. No account and no network ever stop a run.
 
-What W&B has of a run is read back by :mod:`pdoe.logged`.
+What W&B has of a run is read back by :mod:`pdoe.tracking.read`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .wandb_service import end_service
+from .service import end_service
 
 MODES = ("auto", "online", "offline", "disabled")
 _MEANT = {  # what WANDB_MODE may hold

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from .checkpoints import weights_at
-from .configuration import completed
-from .recipes import Recipe
+from .config import completed
+from .recipe import Recipe
 
 CONFIGURATION = "config.yaml"
 NEEDED = {

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import as_csv
 from .details import made, of_folder
-from .files import as_csv
 
 # The columns of runs.csv and what they hold; "?" may be empty even in a finished run.
 FIELDS = {
@@ -151,7 +151,7 @@ def value_of(text: str, kind: str) -> str | int | float | bool | None:
 
 @dataclass(frozen=True)
 class Found:
-    """A run, where it was found, and what gives its details (see :mod:`pdoe.details`)."""
+    """A run, where it was found, and what gives its details (see :mod:`pdoe.tables.details`)."""
 
     run: Run
     where: str

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .configuration import build_model
-from .data import IMAGES, SHAPES, to_input
-from .devices import SWITCHES, Settings
+from ..data import IMAGES, SHAPES, to_input
+from ..fast.graphs import replayed
+from .config import build_model
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
-from .gpu import replayed
-from .recipes import Recipe, make_optimizer
+from .hardware import SWITCHES, Settings
+from .recipe import Recipe, make_optimizer
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
 

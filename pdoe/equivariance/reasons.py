@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .cpu import Dropout
-from .groups import PointGroup
+from ..fast.cpu import Dropout
+from ..groups import PointGroup
 
 PADS = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
 DROPOUTS = (nn.modules.dropout._DropoutNd, Dropout)

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..data import DataSet
+from ..data.batches import epoch_batches, to_input
+from ..fast.graphs import released, replayed
 from .checkpoints import Position, Progress, load, save
 from .console import Console
-from .data import DataSet
-from .data.batches import epoch_batches, to_input
-from .distributed import Ranks
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
-from .gpu import released, replayed
-from .recipes import Recipe, add_l1, augmentation, make_optimizer, moving_average
+from .ranks import Ranks
+from .recipe import Recipe, add_l1, augmentation, make_optimizer, moving_average
 
 __all__ = ["Diverged", "Stop", "Training", "check", "evaluate", "fit"]
 
@@ -73,7 +73,7 @@ class Training:
         model: images [B, C, H, W] -> logits [B, classes].
         seed: of the order of the data, and of augmentation.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
-        cuda_graph: replay the passes of a step, see :func:`pdoe.gpu.replayed`; one rank alone. It
+        cuda_graph: replay the passes of a step, see :func:`replayed`; one rank alone. It
             costs a step or two of time and the memory of one.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.

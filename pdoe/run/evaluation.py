@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import DataSet
-from .data.batches import rotate, to_input
-from .distributed import Ranks
+from ..data import DataSet
+from ..data.batches import rotate, to_input
+from .ranks import Ranks
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

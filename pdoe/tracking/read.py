@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .wandb_service import end_service
+from .service import end_service
 
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

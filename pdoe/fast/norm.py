@@ -24,7 +24,7 @@ def _is_recorded() -> bool:
 class BatchNorm(nn.BatchNorm3d):
     """``nn.BatchNorm3d`` of lifted maps [B, C, G, H, W], in another way where torch's is slow.
 
-    - On a CPU a map whose planar channels lie last in memory, see :class:`pdoe.cpu.ChannelsLast`,
+    - On a CPU a map whose planar channels lie last in memory, see :class:`ChannelsLast`,
       stays so. torch has quick kernels for planar maps of that layout, none for lifted ones.
     - On a GPU, in training, torch gives a channel to one block of threads, so that the few fields
       of an equivariant layer leave most of the card idle. Here every orientation of a field has a

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from torch import Tensor, nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
-from pdoe.cpu import MaxPool
 from pdoe.data import SHAPES
-from pdoe.norm import BatchNorm
+from pdoe.fast.cpu import MaxPool
+from pdoe.fast.norm import BatchNorm
 
 # ---- Cases --------------------------------------------------------------------------------------
 
@@ -99,8 +99,7 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
 
 def network(experiment: str, batch: int) -> Case:
     """The network of an experiment file, made for the images of its data set."""
-    from pdoe.configuration import build_model
-    from train import composed
+    from pdoe.run.config import build_model, composed
 
     config = composed(f"experiment={experiment}")
     shape, _ = SHAPES[config["data"]["name"]]

@@ -23,7 +23,7 @@ def _is_plain(x: Tensor) -> bool:
 class ChannelsLast(nn.Module):
     """Images [B, C, H, W], unchanged, in the layout in which a CPU convolves fastest.
 
-    Their channels lie last in memory. The layers of this library, :class:`pdoe.norm.BatchNorm`,
+    Their channels lie last in memory. The layers of this library, :class:`BatchNorm`,
     :class:`MaxPool`, :class:`Dropout` and what acts on each element keep that layout: at the
     beginning of a network it spares all copies from one layout into another. ``nn.BatchNorm3d`` and
     ``nn.MaxPool3d`` are slow in it. Numbers of 64 bits, for which oneDNN has no kernels, and images

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .records import repository_state
+from .record import repository_state
 
 # A difference that does not depend on settings of the user's.
 PLAIN = (

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
+import hydra
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from .data import SHAPES, DataSet, load_data
-from .data.dataset import STATISTICS
-from .data.whitening import whitened
-from .groups import PointGroup
-from .models import MODELS
-from .recipes import is_number
-from .records import digest
+from ..data import SHAPES, DataSet, load_data
+from ..data.dataset import STATISTICS
+from ..data.whitening import whitened
+from ..groups import PointGroup
+from ..models import MODELS
+from .hardware import SWITCHES, resolve_device, resolve_precision
+from .recipe import is_number
+from .record import digest
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# What a run computes does not depend on these, or only in rounding: they neither name a run nor
+# enter its hash.
+BESIDE_THE_POINT = (
+    *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking"),
+    *("mode", "checkpoint", "published"),
+    *SWITCHES,
+)
 # Keys that came after the first committed runs. At these values they change nothing and stay out of
 # the hash, so that those runs are still runs of their configuration.
 LATER: dict[str, Any] = {
@@ -124,3 +137,45 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
     return MODELS[name](PointGroup.named(config["group"]["name"]), **arguments, **given)
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a command line, for scripts: ``experiment=... group=...``."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        chosen = [word.split("=")[1] for word in overrides if word.startswith("experiment=")]
+        return resolved(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
+
+
+def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
+    """What determines the result of a run apart from seed and data, as plain values."""
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key in BESIDE_THE_POINT:
+        del config[key]
+    del config["data"]["root"]
+    config["precision"] = resolve_precision(cfg.precision, resolve_device(cfg.device))
+    return {"experiment": experiment, **config}
+
+
+def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    return config and {key: value for key, value in config.items() if key != "seed"}
+
+
+def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
+    """The overrides that set this run apart from its experiment, sorted.
+
+    An override that changes nothing (``group=p8`` for a row that is p8) does not count, nor does
+    the smoke recipe, which has a folder of its own.
+    """
+    beside = "|".join(BESIDE_THE_POINT)
+    kept = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
+    fixed = [o for o in task if kept.match(o)]
+    needed = sorted(o for o in task if o not in fixed)
+
+    def makes_no_difference(override: str) -> bool:
+        others = fixed + [o for o in needed if o != override]
+        without = resolved(hydra.compose("config", others), config["experiment"])
+        return digest(hashed(without)) == digest(hashed(config))
+
+    while idle := next(filter(makes_no_difference, needed), None):
+        needed.remove(idle)
+    return [o for o in needed if o != "recipe=smoke"]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .banks import OPERATORS, operators, pixels_in_operators
-from .equivariance import act, grid_elements
-from .groups import PointGroup, rotation
-from .layers import GroupConv, LiftingConv
+from ..banks import OPERATORS, operators, pixels_in_operators
+from ..groups import PointGroup, rotation
+from ..layers import GroupConv, LiftingConv
+from .error import act, grid_elements
 
 ANGLES = tuple(range(0, 360, 15))  # degrees
 SPACINGS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # finer ones lose digits: two layers divide by h^8
@@ -59,7 +59,7 @@ def rotate(x: Tensor, angle: float) -> Tensor:
 def turn(group: PointGroup, g: int, x: Tensor) -> Tensor:
     r"""Move features, images or lifted maps by any element g of the group.
 
-    :func:`pdoe.equivariance.act` where g keeps the pixel grid; elsewhere the pixels are moved by
+    :func:`act` where g keeps the pixel grid; elsewhere the pixels are moved by
     :func:`rotate`, and the group axis by :math:`h \mapsto g^{-1}h`, which is exact.
     """
     if g in grid_elements(group):

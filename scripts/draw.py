@@ -1,6 +1,6 @@
 """What the draw of the digits does to the error: trained runs on digits that training has seen.
 
-    PYTHONPATH=. python experiments/mnist_rot/draw.py outputs/mnistrot_p4/seed=0 ...
+    python scripts/draw.py outputs/mnistrot_p4/seed=0 ...
 
 The regenerated set takes every digit of MNIST at most once. The published one was made by picking
 digits one after the other (Larochelle et al. 2007), which lets a digit come back, in training and
@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdoe.configuration import build_model, completed, configured_data
 from pdoe.data import DataSet, to_input
 from pdoe.data.files import data_root, first_found
 from pdoe.data.idx import read_mnist
 from pdoe.data.turning import turn_digits
 from pdoe.files import as_csv, write_whole
-from pdoe.records import RunFolder, repository_state
-from pdoe.trained import configuration_at, load_weights
+from pdoe.run.config import build_model, completed, configured_data
+from pdoe.run.record import RunFolder, repository_state
+from pdoe.run.trained import configuration_at, load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "mnist_rot" / "draw.csv"

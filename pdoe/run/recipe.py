@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .data import DataSet
-from .data.batches import (
+from ..data import DataSet
+from ..data.batches import (
     random_crop_flip,
     random_quarter_turns,
     random_rotation,
@@ -80,7 +80,7 @@ class Recipe:
             "validation" the test set is seen once, after the last epoch. It and "test_best" choose
             among the epochs that are evaluated.
         evaluate_tta_angles: test on images turned by these angles, see
-            :func:`pdoe.evaluation.confusion_matrix`.
+            :func:`pdoe.run.evaluation.confusion_matrix`.
         train_images, test_images: use only the first so many; None for all.
 
     Raises:

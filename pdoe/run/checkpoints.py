@@ -25,8 +25,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from .distributed import Ranks
-from .files import write_whole
+from ..files import write_whole
+from .ranks import Ranks
 
 KEPT = 2  # the newest and the one before
 SUMS = "sha256.json"

@@ -1,6 +1,6 @@
 """Runs beside a published table: statistics over seeds and a verdict for every line.
 
-Errors and everything derived from them are in per cent. How a table looks: :mod:`pdoe.markdown`.
+Errors and everything derived from them are in per cent. How a table looks: :mod:`markdown`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from .files import as_csv
+from ..files import as_csv
 from .runs import TEST_IMAGES, Run, TableError
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .banks.hexagon import LATTICE, lattice_matrices
-from .constants import Constants
-from .groups import PointGroup
-from .layers import full_precision
+from ..banks.hexagon import LATTICE, lattice_matrices
+from ..constants import Constants
+from ..groups import PointGroup
+from ..layers import full_precision
 
 REGIONS = ("square", "symmetric")
 

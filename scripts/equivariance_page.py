@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pdoe.files import as_csv, write_whole
-from pdoe.markdown import grid, insert
-
-from . import figures
+from pdoe.report import figures
+from pdoe.tables.markdown import grid, insert
 
 README = Path(__file__).with_name("README.md")
 COLUMNS = {

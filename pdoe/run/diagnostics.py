@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import DataSet
-from .data.batches import to_input
-from .devices import DEEP
-from .equivariance import equivariance_error, equivariance_report, grid_elements
+from ..data import DataSet
+from ..data.batches import to_input
+from ..equivariance.error import equivariance_error, equivariance_report, grid_elements
+from ..layers import LiftingConv
 from .evaluation import evaluate
-from .layers import LiftingConv
+from .hardware import DEEP
 
 ANGLES = range(0, 360, 15)  # degrees
 TURNED = 1000  # images; 24 turns of them cost what half a test of 50,000 does

@@ -1,0 +1,1 @@
+"""How far a network is from equivariance, why, at any angle, and of which order the error is."""

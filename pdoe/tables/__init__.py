@@ -1,0 +1,1 @@
+"""Many runs beside a published table; needs no torch."""

@@ -1,0 +1,1 @@
+"""Weights & Biases: what a run logs there, and what is read back."""
