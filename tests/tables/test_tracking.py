@@ -95,7 +95,7 @@ def python(script):
 def importing():
     """The environment in which a script can import what this file does."""
     here = Path(__file__).parent
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
 
 
 def without_none(rows):
@@ -266,7 +266,7 @@ def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
 
     def view(folder):
         make = ["make", "view", f"VENV={environment}", f"RUN={folder}"]
-        here = Path(__file__).parents[1]
+        here = Path(__file__).parents[2]
         alone = {key: value for key, value in os.environ.items() if "MAKE" not in key}
         return subprocess.run(make, cwd=here, env=alone, capture_output=True, text=True)
 

@@ -24,7 +24,7 @@ from pdoe.run.hardware import SWITCHES, Settings, make_repeatable
 from pdoe.run.training import Stop, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda")
 RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": [[0, 0.01]]}
 

@@ -20,7 +20,7 @@ from pdoe.run.evaluation import confusion_matrix, error_of, evaluate
 from pdoe.run.ranks import Ranks, join, leave, local_norms, said_of_ranks
 from pdoe.run.training import fit
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "epochs": 3,
     "batch_size": 9,

@@ -426,7 +426,7 @@ def test_a_wrong_argument_raises_when_the_network_is_built(wrong, said):
 
 
 def test_the_rate_falls_by_a_fifth_in_every_epoch_after_the_sixteenth():
-    path = Path(__file__).parent.parent / "configs/recipe/mnistrot_sfcnn.yaml"
+    path = Path(__file__).parents[2] / "configs/recipe/mnistrot_sfcnn.yaml"
     recipe = OmegaConf.load(path)
     rates = dict(recipe.learning_rate)
     assert list(rates) == [0, *range(16, 40)] and recipe.epochs == 40

@@ -24,7 +24,7 @@ from pdoe.files import write_whole
 from pdoe.tables import markdown, runs, statistics
 from pdoe.tables import table as tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+ROOT = Path(__file__).resolve().parents[2]
 
-from make_environment import pins  # noqa: E402
-from reproduce import chosen_rows, chosen_seeds, known_rows  # noqa: E402
+from make_environment import pins
+from reproduce import chosen_rows, chosen_seeds, known_rows
 
 
 def test_the_pins_are_exact_and_within_the_ranges_of_the_package():

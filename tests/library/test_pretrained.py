@@ -27,7 +27,7 @@ from pdoe.run.record import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAME = "mnistrot_pdo_p8"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 benchmark = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -39,7 +39,7 @@ from pdoe.data.dataset import digest, make_data_set, pixel_statistics
 from pdoe.data.turning import gaussian_turn, turn_digits
 from pdoe.files import write_whole
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_ROOT = Path(os.environ.get("PDOE_DATA") or "data").resolve()
 real_download = files.download
 

@@ -26,7 +26,7 @@ from pdoe.report import figures
 from pdoe.report.inputs import details_of, read_details, read_lines
 from pdoe.tables import runs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 COMMON = "recipe=mnistrot_common"
 HEADINGS = (

@@ -24,7 +24,7 @@ from pdoe.data.batches import crop_flip
 from pdoe.data.cifar import CIFAR10, CIFAR100, Release
 from pdoe.data.dataset import channel_statistics, digest, pixel_statistics
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_ROOT = Path(os.environ.get("PDOE_DATA") or "data").resolve()
 REAL_CIFAR10 = "9d6cf58250fc25168a49668dafaaef4bc8b81ec2668d6f5bb3950e8c3259598c"
 real_download = files.download

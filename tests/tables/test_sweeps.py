@@ -12,7 +12,7 @@ from pdoe.run import cost
 from pdoe.run.config import hashed
 from pdoe.run.record import digest, run_folder
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
