@@ -1,0 +1,875 @@
+// The jet form of a group convolution on a CPU, one source for every width of vectors.
+//
+// For every tile of rows and chunk of channels:
+//   1. transform: the rotations of the source become n planes, [row][pixel][channel] each;
+//   2. jets: 13 derivatives of every plane, combined into the slots of the blocks;
+//   3. product: slots times weights, added to the block of every output frequency;
+//   4. optionally, the gradient of the weights: slots times the transformed target;
+// and after the last chunk the blocks are transformed back into rotations of the result.
+// Meaning of the tables: algebra.py. The gradient of the input is the same function with the
+// weights of the transposed layer.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, ROWS1 = 16, ROWS2 = 12, ROWS3 = 8;
+#elif defined(__AVX2__)
+constexpr int BYTES = 32, ROWS1 = 8, ROWS2 = 6, ROWS3 = 4;
+#else
+constexpr int BYTES = 16, ROWS1 = 8, ROWS2 = 6, ROWS3 = 4;
+#endif
+constexpr int JETS = 13, ALIGN = 64;
+
+// ---- Vectors ------------------------------------------------------------------------------------
+
+template <class S>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  typedef float V __attribute__((vector_size(BYTES)));
+  typedef int32_t I __attribute__((vector_size(BYTES)));
+};
+template <>
+struct Lanes<double> {
+  typedef double V __attribute__((vector_size(BYTES)));
+  typedef int64_t I __attribute__((vector_size(BYTES)));
+};
+template <class S>
+using Vec = typename Lanes<S>::V;
+template <class S>
+constexpr int lanes = BYTES / int(sizeof(S));
+
+template <class S>
+inline Vec<S> load(const S* p) {
+  Vec<S> v;
+  std::memcpy(&v, p, BYTES);
+  return v;
+}
+template <class S>
+inline void store(S* p, Vec<S> v) {
+  std::memcpy(p, &v, BYTES);
+}
+template <class S>
+inline void store_first(S* p, Vec<S> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+    return;
+  }
+#endif
+  std::memcpy(p, &v, count * sizeof(S));
+}
+
+// Elements A, A + 1, A + 2 ... steps of a pair of vectors, by a function of the lane.
+template <class S, class Index, size_t... I>
+inline Vec<S> pick(Vec<S> a, Vec<S> b, Index, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Index::at(I)...);
+#else
+  typename Lanes<S>::I mask = {Index::at(I)...};
+  return __builtin_shuffle(a, b, mask);
+#endif
+}
+template <class S, class Index>
+inline Vec<S> pick(Vec<S> a, Vec<S> b) {
+  return pick<S>(a, b, Index{}, std::make_index_sequence<lanes<S>>{});
+}
+template <int L, int ODD>
+struct EveryOther {
+  static constexpr int at(int i) { return 2 * i + ODD; }
+};
+template <int L, int HIGH>
+struct Zip {
+  static constexpr int at(int i) { return HIGH * (L / 2) + i / 2 + (i % 2) * L; }
+};
+// Three vectors hold 3 lanes + t; the first two give what they have, the third the rest.
+template <int L, int T>
+struct ThirdsOfTwo {
+  static constexpr int at(int i) { return 3 * i + T < 2 * L ? 3 * i + T : 0; }
+};
+template <int L, int T>
+struct ThirdsOfLast {
+  static constexpr int at(int i) { return 3 * i + T < 2 * L ? i : 3 * i + T - L; }
+};
+template <int L, int O>
+struct ZipTwo {  // output vector O of a, b, c interleaved: position O L + i
+  static constexpr int at(int i) {
+    return (O * L + i) % 3 == 2 ? 0 : (O * L + i) / 3 + ((O * L + i) % 3) * L;
+  }
+};
+template <int L, int O>
+struct ZipLast {
+  static constexpr int at(int i) { return (O * L + i) % 3 == 2 ? (O * L + i) / 3 + L : i; }
+};
+
+template <class S>
+bool has_network(int n) {
+  while (n % 2 == 0) n /= 2;
+  return n == 1 || n == 3;
+}
+// n vectors of pixels [lanes][n] into n vectors of one rotation each; `order` says which is where.
+template <class S>
+void split(Vec<S>* v, Vec<S>* t, int n) {
+  constexpr int L = lanes<S>;
+  if (n % 2 == 0) {
+    for (int j = 0; j < n / 2; j++) {
+      t[j] = pick<S, EveryOther<L, 0>>(v[2 * j], v[2 * j + 1]);
+      t[n / 2 + j] = pick<S, EveryOther<L, 1>>(v[2 * j], v[2 * j + 1]);
+    }
+    std::copy(t, t + n, v);
+    split<S>(v, t, n / 2);
+    split<S>(v + n / 2, t, n / 2);
+  } else if (n == 3) {
+    const Vec<S> a = v[0], b = v[1], c = v[2];
+    v[0] = pick<S, ThirdsOfLast<L, 0>>(pick<S, ThirdsOfTwo<L, 0>>(a, b), c);
+    v[1] = pick<S, ThirdsOfLast<L, 1>>(pick<S, ThirdsOfTwo<L, 1>>(a, b), c);
+    v[2] = pick<S, ThirdsOfLast<L, 2>>(pick<S, ThirdsOfTwo<L, 2>>(a, b), c);
+  }
+}
+template <class S>
+void join(Vec<S>* v, Vec<S>* t, int n) {
+  constexpr int L = lanes<S>;
+  if (n % 2 == 0) {
+    join<S>(v, t, n / 2);
+    join<S>(v + n / 2, t, n / 2);
+    for (int j = 0; j < n / 2; j++) {
+      t[2 * j] = pick<S, Zip<L, 0>>(v[j], v[n / 2 + j]);
+      t[2 * j + 1] = pick<S, Zip<L, 1>>(v[j], v[n / 2 + j]);
+    }
+    std::copy(t, t + n, v);
+  } else if (n == 3) {
+    const Vec<S> a = v[0], b = v[1], c = v[2];
+    v[0] = pick<S, ZipLast<L, 0>>(pick<S, ZipTwo<L, 0>>(a, b), c);
+    v[1] = pick<S, ZipLast<L, 1>>(pick<S, ZipTwo<L, 1>>(a, b), c);
+    v[2] = pick<S, ZipLast<L, 2>>(pick<S, ZipTwo<L, 2>>(a, b), c);
+  }
+}
+void order_of(int* order, int n, int first, int step) {
+  if (n % 2 == 0) {
+    order_of(order, n / 2, first, 2 * step);
+    order_of(order + n / 2, n / 2, first + step, 2 * step);
+  } else {
+    for (int i = 0; i < n; i++) order[i] = first + i * step;
+  }
+}
+
+// ---- Numbers of 16 bits -------------------------------------------------------------------------
+
+typedef uint16_t Half;  // a bfloat16
+
+inline float widen(Half h) {
+  const uint32_t bits = uint32_t(h) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+inline Half narrow(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if (f != f) return 0x7fc0;
+  return Half((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+template <class S, class M>
+inline void copy_in(S* to, const M* from, int64_t count) {
+  if constexpr (std::is_same_v<M, Half>)
+    for (int64_t i = 0; i < count; i++) to[i] = widen(from[i]);
+  else
+    std::memcpy(to, from, count * sizeof(S));
+}
+template <class S, class M>
+inline void copy_out(M* to, const S* from, int64_t count) {
+  if constexpr (std::is_same_v<M, Half>) {
+    int64_t i = 0;
+#if defined(__AVX512BF16__)
+    for (; i + 16 <= count; i += 16) {
+      const __m256bh h = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
+      std::memcpy(to + i, &h, 32);
+    }
+#endif
+    for (; i < count; i++) to[i] = narrow(from[i]);
+  } else {
+    std::memcpy(to, from, count * sizeof(S));
+  }
+}
+
+// ---- Products -----------------------------------------------------------------------------------
+
+// c[i][j] (+)= sum over slots and k of a[i, slot, k] b[slot, k][j], for `M` rows and `N` vectors.
+struct Product {
+  int64_t row, step, slot;   // of a, in bytes
+  int64_t slots, depth;      // numbers of terms
+  int64_t of_b, of_c;        // from row to row of b and c, in numbers
+  bool add;                  // to what c holds
+};
+template <class S>
+struct Plain {
+  typedef S Number;
+  static inline Vec<S> madd(Vec<S> c, const char* a, Vec<S> b) {
+    S s;
+    std::memcpy(&s, a, sizeof s);
+    return c + s * b;
+  }
+};
+#if defined(__AVX512BF16__)
+struct Pairs {  // of bfloat16, two terms at a time
+  typedef float Number;
+  static inline Vec<float> madd(Vec<float> c, const char* a, Vec<float> b) {
+    int32_t s;
+    std::memcpy(&s, a, sizeof s);
+    return (Vec<float>)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(s), (__m512bh)b);
+  }
+};
+#endif
+
+template <class T, int M, int N>
+void micro(const char* a, const typename T::Number* b, typename T::Number* c, const Product& q) {
+  typedef typename T::Number S;
+  constexpr int L = lanes<S>;
+  Vec<S> sum[M][N];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++) sum[i][j] = q.add ? load(c + i * q.of_c + j * L) : Vec<S>{};
+  const int64_t row = q.row, step = q.step, of_b = q.of_b, depth = q.depth;
+  for (int64_t s = 0; s < q.slots; s++) {
+    const char* p[(M + 2) / 3];
+#pragma GCC unroll 8
+    for (int i = 0; i < (M + 2) / 3; i++) p[i] = a + 3 * i * row;
+    for (int64_t k = 0; k < depth; k++) {
+      Vec<S> right[N];
+#pragma GCC unroll 4
+      for (int j = 0; j < N; j++) right[j] = load(b + j * L);
+      b += of_b;
+#pragma GCC unroll 16
+      for (int i = 0; i < M; i++) {
+        const char* left = p[i / 3] + (i % 3) * row;
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) sum[i][j] = T::madd(sum[i][j], left, right[j]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < (M + 2) / 3; i++) p[i] += step;
+    }
+    a += q.slot;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++) store(c + i * q.of_c + j * L, sum[i][j]);
+}
+
+template <class T>
+using Micro = void (*)(const char*, const typename T::Number*, typename T::Number*, const Product&);
+constexpr int most_rows(int vectors) { return vectors == 1 ? ROWS1 : vectors == 2 ? ROWS2 : ROWS3; }
+template <class T, int N, size_t... M>
+Micro<T> micro_of(int rows, std::index_sequence<M...>) {
+  static const Micro<T> table[] = {micro<T, int(M) + 1, N>...};
+  return table[rows - 1];
+}
+template <class T>
+Micro<T> micro_of(int rows, int vectors) {
+  if (vectors == 1) return micro_of<T, 1>(rows, std::make_index_sequence<ROWS1>{});
+  if (vectors == 2) return micro_of<T, 2>(rows, std::make_index_sequence<ROWS2>{});
+  return micro_of<T, 3>(rows, std::make_index_sequence<ROWS3>{});
+}
+// All rows, in groups as equal as can be.
+template <class T>
+void product(const char* a, const typename T::Number* b, typename T::Number* c, int64_t rows,
+             int vectors, const Product& q) {
+  const int64_t groups = (rows + most_rows(vectors) - 1) / most_rows(vectors);
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t first = rows * g / groups, last = rows * (g + 1) / groups;
+    micro_of<T>(int(last - first), vectors)(a + first * q.row, b, c + first * q.of_c, q);
+  }
+}
+
+}  // namespace
+
+// ---- The layer ----------------------------------------------------------------------------------
+
+extern "C" struct JetCall {
+  int64_t order, radius, blocks, slots;  // rotations, of the stencils, tables
+  int64_t batch, inputs, outputs;        // inputs and outputs: channels of n rotations each
+  int64_t source_height, source_width, source_origin, source_step;  // where the pixels lie
+  int64_t height, width, origin, step;                              // where results are wanted
+  int64_t numbers;                                                  // 0 float, 1 double, 2 bfloat16
+  int64_t cache;                                                    // bytes for the slots of a tile
+  int64_t central;  // 1: central differences, radius 2
+  const int32_t* block_table;  // [blocks][2]: slots, parts
+  const int32_t* slot_table;   // [slots][7]: kind, first, second, (number, sign) of two parts
+  const double* transform;     // [n][n]
+  const double* taps;          // [5][2 radius + 1]
+  const void* source;          // [B, H, W, C, n]
+  const void* weights;         // [13 n, C, C']
+  const void* bias;            // [C'] or null
+  void* result;                // [B, H', W', C', n] or null
+  const void* target;          // [B, H', W', C', n] or null: asks for the gradient of the weights
+  void* gradient;              // [13 n, C, C']
+};
+
+namespace {
+
+struct Block {
+  int slots, parts, first;     // first: its first slot
+  int vectors, columns;        // of a row of the product, padded
+  std::vector<int> panels;     // vectors of each panel
+  int64_t at_weight, at_result;
+};
+
+template <class T>
+struct Buffer {
+  T* data = nullptr;
+  explicit Buffer(int64_t count) {
+    const size_t bytes = (std::max<int64_t>(count, 1) * sizeof(T) + 2 * ALIGN - 1) / ALIGN * ALIGN;
+    data = static_cast<T*>(std::aligned_alloc(ALIGN, bytes));
+    if (data == nullptr) throw std::bad_alloc();
+    std::memset(data, 0, bytes);
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { std::free(data); }
+  T* operator+(int64_t i) const { return data + i; }
+  T& operator[](int64_t i) const { return data[i]; }
+};
+
+// S: numbers of the arithmetic, M: of the maps. HALF: products of bfloat16.
+template <class S, class M, bool HALF>
+struct Layer {
+  static constexpr int L = lanes<S>;
+  static constexpr int GRAIN = HALF ? 2 : 1;  // channels of a chunk come in pairs
+  const JetCall& call;
+  const int n, radius;
+  const int64_t C, K, W;  // inputs, outputs, width of a row of slots in pixels
+  std::vector<Block> blocks;
+  std::vector<int> order;
+  std::vector<S> there, back, taps;  // transforms as [from][to]
+  bool network;
+  int64_t chunk, chunks, rows, tiles_per_image, tiles, pixels;
+  int64_t weights_size = 0, result_width = 0;
+
+  explicit Layer(const JetCall& c)
+      : call(c), n(int(c.order)), radius(int(c.radius)), C(c.inputs), K(c.outputs),
+        W(c.width * c.step), order(c.order), there(n * n), back(n * n),
+        taps(c.taps, c.taps + 5 * (2 * c.radius + 1)) {
+    network = has_network<S>(n);
+    if (network) order_of(order.data(), n, 0, 1);
+    for (int k = 0; k < n; k++)
+      for (int h = 0; h < n; h++)
+        there[h * n + k] = back[k * n + h] = S(c.transform[k * n + h]);
+    plan();
+    int first = 0;
+    for (int i = 0; i < c.blocks; i++) {
+      Block b;
+      b.slots = c.block_table[2 * i], b.parts = c.block_table[2 * i + 1], b.first = first;
+      first += b.slots;
+      b.vectors = int((b.parts * K + L - 1) / L), b.columns = b.vectors * L;
+      const int panels = (b.vectors + 2) / 3;
+      for (int p = 0; p < panels; p++)
+        b.panels.push_back(b.vectors * (p + 1) / panels - b.vectors * p / panels);
+      b.at_weight = weights_size;
+      weights_size += int64_t(b.slots) * (chunks * chunk) * b.columns;
+      b.at_result = result_width;
+      result_width += pixels * b.columns + L;
+      blocks.push_back(b);
+    }
+  }
+
+  // Rows of a tile and channels of a chunk, so that the slots of both fit into the cache.
+  void plan() {
+    const int64_t H = call.height, size = HALF ? 2 : sizeof(S);
+    for (chunks = 1;; chunks++) {
+      chunk = (C + chunks - 1) / chunks;
+      chunk = (chunk + GRAIN - 1) / GRAIN * GRAIN;
+      const int64_t of_row = call.slots * chunk * W * size;
+      rows = std::clamp<int64_t>(call.cache / std::max<int64_t>(of_row, 1), 1, std::max<int64_t>(H, 1));
+      if (rows * call.width >= std::min<int64_t>(64, H * call.width) || chunk <= 8) break;
+    }
+    chunks = (C + chunk - 1) / chunk;
+    tiles_per_image = std::max<int64_t>((H + rows - 1) / rows, 1);
+    rows = (H + tiles_per_image - 1) / tiles_per_image;
+    if (HALF && call.target && rows % 2 && rows < H) rows++, tiles_per_image = (H + rows - 1) / rows;
+    tiles = call.batch * tiles_per_image;
+    pixels = rows * call.width;
+  }
+
+  int64_t width_of(int64_t q) const {
+    const int64_t valid = std::min(chunk, C - q * chunk);
+    return (valid + GRAIN - 1) / GRAIN * GRAIN;
+  }
+
+  // Where the weights of (block, chunk) lie: [panel][slot][channel][column of the panel].
+  int64_t at(const Block& b, int64_t q) const {
+    return b.at_weight + int64_t(b.slots) * q * chunk * b.columns;
+  }
+
+  void pack(S* packed) const {
+    const S* numbers = static_cast<const S*>(call.weights);
+    const int64_t count = int64_t(blocks.size()) * chunks;
+    at::parallel_for(0, count, 1, [&](int64_t low, int64_t high) {
+      for (int64_t i = low; i < high; i++) {
+        const Block& b = blocks[i / chunks];
+        const int64_t q = i % chunks, valid = std::min(chunk, C - q * chunk), wide = width_of(q);
+        std::vector<S> line(b.columns);
+        S* to = packed + at(b, q);
+        for (int s = 0; s < b.slots; s++)
+          for (int64_t c = 0; c < valid; c++) {
+            const int32_t* slot = call.slot_table + 7 * (b.first + s);
+            for (int part = 0; part < b.parts; part++) {
+              const S* from = numbers + (slot[3 + 2 * part] * C + q * chunk + c) * K;
+              const S sign = S(slot[4 + 2 * part]);
+              for (int64_t k = 0; k < K; k++) line[part * K + k] = sign * from[k];
+            }
+            int64_t panel_at = 0, column = 0;
+            for (int v : b.panels) {
+              const int64_t row = s * wide + c, columns = v * L;
+              for (int64_t j = 0; j < columns; j++) {
+                const S value = column + j < int64_t(line.size()) ? line[column + j] : S(0);
+                if constexpr (HALF) {
+                  Half* pairs = reinterpret_cast<Half*>(to) + panel_at +
+                                ((row / 2) * columns + j) * 2 + row % 2;
+                  *pairs = narrow(value);
+                } else {
+                  to[panel_at + row * columns + j] = value;
+                }
+              }
+              panel_at += b.slots * wide * columns;
+              column += columns;
+            }
+          }
+      }
+    });
+  }
+
+  // The sum of the threads' gradients, in the layout of the numbers.
+  void unpack(const S* packed, int64_t threads) const {
+    S* numbers = static_cast<S*>(call.gradient);
+    std::memset(numbers, 0, sizeof(S) * JETS * n * C * K);
+    at::parallel_for(0, C, 1, [&](int64_t low, int64_t high) {
+      std::vector<S> line;
+      for (int64_t channel = low; channel < high; channel++) {
+        const int64_t q = channel / chunk, c = channel % chunk, wide = width_of(q);
+        for (const Block& b : blocks)
+          for (int s = 0; s < b.slots; s++) {
+            line.assign(b.columns, S(0));
+            for (int64_t t = 0; t < threads; t++) {
+              const S* from = packed + t * weights_size + at(b, q);
+              int64_t column = 0;
+              for (int v : b.panels) {
+                const int64_t columns = v * L, row = s * wide + c;
+                for (int64_t j = 0; j < columns; j++) line[column + j] += from[row * columns + j];
+                from += b.slots * wide * columns;
+                column += columns;
+              }
+            }
+            const int32_t* slot = call.slot_table + 7 * (b.first + s);
+            for (int part = 0; part < b.parts; part++) {
+              S* to = numbers + (slot[3 + 2 * part] * C + channel) * K;
+              const S sign = S(slot[4 + 2 * part]);
+              for (int64_t k = 0; k < K; k++) to[k] += sign * line[part * K + k];
+            }
+          }
+      }
+    });
+  }
+
+  // The rotations of `L` channels, [L][n] in memory, as n vectors; order[i] is the rotation of i.
+  void rotations(const S* p, Vec<S>* v, Vec<S>* t) const {
+    if (network) {
+      for (int i = 0; i < n; i++) v[i] = load(p + i * L);
+      split<S>(v, t, n);
+      return;
+    }
+    for (int h = 0; h < n; h++) {
+      S lane[L];
+      for (int l = 0; l < L; l++) lane[l] = p[l * n + h];
+      v[h] = load(lane);
+    }
+  }
+
+  // to[k] = sum over i of v[i] matrix[row of i][k], four at a time
+  template <bool REORDER_FROM>
+  void mix(const Vec<S>* v, const std::vector<S>& matrix, Vec<S>* to) const {
+    for (int k = 0; k < n; k += 4) {
+      Vec<S> a{}, b{}, c{}, d{};
+      const int left = std::min(4, n - k);
+      for (int i = 0; i < n; i++) {
+        const S* m = matrix.data() + (REORDER_FROM && network ? order[i] : i) * n + k;
+        a += m[0] * v[i];
+        if (left > 1) b += m[1] * v[i];
+        if (left > 2) c += m[2] * v[i];
+        if (left > 3) d += m[3] * v[i];
+      }
+      to[k] = a;
+      if (left > 1) to[k + 1] = b;
+      if (left > 2) to[k + 2] = c;
+      if (left > 3) to[k + 3] = d;
+    }
+  }
+
+  struct Scratch {
+    int64_t pitch, plane_rows, plane, slot;  // of planes and slots, in numbers
+    Buffer<S> staged, planes, filtered;
+    Buffer<char> slots, pairs;
+    Buffer<S> result, target;
+    Buffer<int32_t> target_pairs;
+    Buffer<Vec<S>> jets, v, t;
+    Buffer<S> out;
+    explicit Scratch(const Layer& l)
+        : pitch((l.W + 2 * l.radius) * l.chunk + 2 * L),
+          plane_rows((l.rows - 1) * l.call.step + 2 * l.radius + 1),
+          plane(pitch * plane_rows + L),
+          slot((l.pixels * l.call.step * l.chunk + 2 * L + 31) / 32 * 32 + 32),
+          staged((pitch + L) * l.n), planes(plane * l.n),
+          filtered(l.call.central ? 0 : 5 * l.n * pitch + L),
+          slots(l.call.slots * slot * (HALF ? 2 : sizeof(S)) + ALIGN),
+          pairs(HALF && l.call.target ? l.call.slots * slot * 4 : 0),
+          result(l.result_width + L), target(l.call.target ? l.result_width + L : 0),
+          target_pairs(HALF && l.call.target ? l.result_width + L : 0),
+          jets(l.n * JETS), v(l.n), t(2 * l.n), out(L * l.n) {}
+  };
+
+  // ---- 1. Planes of the source around a tile
+  void transform_source(Scratch& x, int64_t image, int64_t row, int64_t count, int64_t q) const {
+    const int64_t wide = width_of(q), valid = std::min(chunk, C - q * chunk);
+    const int64_t step = call.source_step, pitch = (W + 2 * radius) * wide + L;
+    const int64_t columns = W + 2 * radius;
+    const int64_t needed = (count - 1) * call.step + 2 * radius + 1;
+    // columns that hold pixels of the source, or lie between some
+    const int64_t left = call.origin - radius - call.source_origin;  // of column 0, in the source
+    const int64_t begin = std::clamp<int64_t>(-left, 0, columns);
+    const int64_t end = std::clamp<int64_t>((call.source_width - 1) * step + 1 - left, begin, columns);
+    const M* source = static_cast<const M*>(call.source);
+    for (int64_t r = 0; r < needed; r++) {
+      const int64_t y = row * call.step + call.origin - radius + r - call.source_origin;
+      const bool inside = y >= 0 && y % step == 0 && y / step < call.source_height && end > begin;
+      if (!inside) {
+        for (int k = 0; k < n; k++) std::fill_n(x.planes + k * x.plane + r * pitch, pitch, S(0));
+        continue;
+      }
+      const M* line = source + ((image * call.source_height + y / step) * call.source_width) * C * n;
+      for (int64_t c = begin; c < end; c++) {
+        S* to = x.staged + (c - begin) * wide * n;
+        if ((c + left) % step == 0) {
+          copy_in(to, line + (c + left) / step * C * n + q * chunk * n, valid * n);
+          if (wide > valid) std::fill_n(to + valid * n, (wide - valid) * n, S(0));
+        } else {
+          std::fill_n(to, wide * n, S(0));
+        }
+      }
+      const int64_t numbers = (end - begin) * wide;
+      for (int64_t i = 0; i < numbers; i += L) {
+        rotations(x.staged + i * n, x.v.data, x.t.data);
+        mix<true>(x.v.data, there, x.t.data);
+        for (int k = 0; k < n; k++)
+          store(x.planes + k * x.plane + r * pitch + begin * wide + i, x.t[k]);
+      }
+      for (int k = 0; k < n; k++) {
+        S* to = x.planes + k * x.plane + r * pitch;
+        std::fill_n(to, begin * wide, S(0));
+        std::fill_n(to + end * wide, pitch - end * wide, S(0));
+      }
+    }
+  }
+
+  // ---- 2. Jets of a row
+  static void combine(Vec<S>* j, Vec<S> m00, Vec<S> m10, Vec<S> m01, Vec<S> m20, Vec<S> m11,
+                      Vec<S> m02, Vec<S> m30, Vec<S> m21, Vec<S> m12, Vec<S> m03, Vec<S> m40,
+                      Vec<S> m31, Vec<S> m22, Vec<S> m13, Vec<S> m04) {
+    j[0] = m00;
+    j[1] = m10, j[2] = m01;
+    j[3] = m20 - m02, j[4] = m11 + m11, j[5] = m20 + m02;
+    j[6] = m30 - S(3) * m12, j[7] = S(3) * m21 - m03;
+    j[8] = m30 + m12, j[9] = m21 + m03;
+    const Vec<S> ends = m40 + m04;
+    j[10] = ends - S(6) * m22, j[11] = S(4) * (m31 - m13);
+    j[12] = ends + S(2) * m22;
+  }
+  static void central_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) {
+    const S half = S(0.5);
+    Vec<S> c[5], u[5], d[5], u2[3], d2[3];
+#pragma GCC unroll 5
+    for (int i = 0; i < 5; i++) {
+      u[i] = load(p + pitch + i * w), c[i] = load(p + 2 * pitch + i * w);
+      d[i] = load(p + 3 * pitch + i * w);
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+      u2[i] = load(p + (i + 1) * w), d2[i] = load(p + 4 * pitch + (i + 1) * w);
+    }
+    Vec<S> y1[5], y2[3], y3[3];
+#pragma GCC unroll 5
+    for (int i = 0; i < 5; i++) y1[i] = half * (u[i] - d[i]);
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+      y2[i] = u[i + 1] + d[i + 1] - S(2) * c[i + 1];
+      y3[i] = half * (u2[i] - d2[i]) - S(2) * y1[i + 1];
+    }
+    const Vec<S> y4 = u2[1] + d2[1] - S(4) * (u[2] + d[2]) + S(6) * c[2];
+    const Vec<S> odd = c[3] - c[1], even = c[3] + c[1];
+    const Vec<S> odd1 = y1[3] - y1[1], even1 = y1[3] + y1[1];
+    combine(j, c[2], half * odd, y1[2], even - S(2) * c[2], half * odd1, y2[1],
+            half * (c[4] - c[0]) - odd, even1 - S(2) * y1[2], half * (y2[2] - y2[0]), y3[1],
+            c[4] + c[0] - S(4) * even + S(6) * c[2], half * (y1[4] - y1[0]) - odd1,
+            y2[2] + y2[0] - S(2) * y2[1], half * (y3[2] - y3[0]), y4);
+  }
+  // Five derivatives along y of a row of planes, for general taps (even orders are symmetric, odd
+  // ones antisymmetric). Rows run down and y points up.
+  void filter_columns(Scratch& x, const S* top, int64_t pitch, int64_t length, S* to) const {
+    const int r = radius, k = 2 * r + 1;
+    for (int64_t i = 0; i < length; i += L) {
+      const Vec<S> centre = load(top + r * pitch + i);
+      Vec<S> f[5] = {taps[r] * centre, Vec<S>{}, taps[2 * k + r] * centre, Vec<S>{},
+                     taps[4 * k + r] * centre};
+      for (int t = 1; t <= r; t++) {
+        const Vec<S> above = load(top + (r - t) * pitch + i), below = load(top + (r + t) * pitch + i);
+        const Vec<S> odd = above - below, even = above + below;
+        f[0] += taps[r + t] * even, f[1] += taps[k + r + t] * odd;
+        f[2] += taps[2 * k + r + t] * even, f[3] += taps[3 * k + r + t] * odd;
+        f[4] += taps[4 * k + r + t] * even;
+      }
+      for (int o = 0; o < 5; o++) store(to + o * x.pitch + i, f[o]);
+    }
+  }
+  void filtered_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) const {
+    const int r = radius, k = 2 * r + 1;
+    Vec<S> m[5][5];
+    for (int o = 0; o < 5; o++) {
+      const S* q = p + o * pitch;
+      const Vec<S> centre = load(q + r * w);
+      Vec<S> f[5] = {taps[r] * centre, Vec<S>{}, taps[2 * k + r] * centre, Vec<S>{},
+                     taps[4 * k + r] * centre};
+      for (int t = 1; t <= r; t++) {
+        const Vec<S> right = load(q + (r + t) * w), left = load(q + (r - t) * w);
+        const Vec<S> odd = right - left, even = right + left;
+        f[0] += taps[r + t] * even;
+        if (o < 4) f[1] += taps[k + r + t] * odd;
+        if (o < 3) f[2] += taps[2 * k + r + t] * even;
+        if (o < 2) f[3] += taps[3 * k + r + t] * odd;
+        if (o < 1) f[4] += taps[4 * k + r + t] * even;
+      }
+      for (int i = 0; i < 5 - o; i++) m[i][o] = f[i];
+    }
+    combine(j, m[0][0], m[1][0], m[0][1], m[2][0], m[1][1], m[0][2], m[3][0], m[2][1], m[1][2],
+            m[0][3], m[4][0], m[3][1], m[2][2], m[1][3], m[0][4]);
+  }
+
+  struct Copy {
+    int64_t to;
+    int first, second;
+  };
+  std::vector<Copy> copies[3];  // of kind 0, 1 (sum), -1 (difference)
+  void sort_slots() {
+    for (int s = 0; s < call.slots; s++) {
+      const int32_t* slot = call.slot_table + 7 * s;
+      copies[slot[0] < 0 ? 2 : slot[0]].push_back({s, slot[1], slot[2]});
+    }
+  }
+  static void put(char* to, Vec<S> v) {
+#if defined(__AVX512BF16__)
+    if constexpr (HALF) {
+      const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+      std::memcpy(to, &h, sizeof h);
+      return;
+    }
+#endif
+    std::memcpy(to, &v, BYTES);
+  }
+  void jets_of_row(Scratch& x, int64_t r, int64_t wide) const {
+    constexpr int64_t size = HALF ? 2 : sizeof(S);
+    const int64_t pitch = (W + 2 * radius) * wide + L, length = W * wide;
+    const S* top = x.planes + r * call.step * pitch;
+    if (!call.central)
+      for (int k = 0; k < n; k++)
+        filter_columns(x, top + k * x.plane, pitch, (W + 2 * radius) * wide,
+                       x.filtered + 5 * k * x.pitch);
+    Vec<S>* j = x.jets.data;
+    for (int64_t i = 0; i < length; i += L) {
+      for (int k = 0; k < n; k++)
+        if (call.central)
+          central_jets(top + k * x.plane + i, pitch, wide, j + k * JETS);
+        else
+          filtered_jets(x.filtered + 5 * k * x.pitch + i, x.pitch, wide, j + k * JETS);
+      char* to = x.slots + (r * length + i) * size;
+      for (const Copy& c : copies[0]) put(to + c.to * x.slot * size, j[c.first]);
+      for (const Copy& c : copies[1]) put(to + c.to * x.slot * size, j[c.first] + j[c.second]);
+      for (const Copy& c : copies[2]) put(to + c.to * x.slot * size, j[c.first] - j[c.second]);
+    }
+  }
+
+  // ---- 3. and 4. Products
+#if defined(__AVX512BF16__)
+  typedef std::conditional_t<HALF, Pairs, Plain<S>> Kind;
+#else
+  typedef Plain<S> Kind;
+#endif
+  void multiply(Scratch& x, const S* packed, int64_t q, int64_t count) const {
+    constexpr int64_t size = HALF ? 2 : sizeof(S);
+    const int64_t wide = width_of(q);
+    for (const Block& b : blocks) {
+      const S* weight = packed + at(b, q);
+      const int64_t depth = wide / GRAIN;
+      int64_t column = 0, panel_at = 0;
+      for (int v : b.panels) {
+        const Product p{call.step * wide * size, GRAIN * size, x.slot * size, b.slots, depth,
+                        v * L, b.columns, q > 0};
+        const S* right = HALF ? reinterpret_cast<const S*>(
+                                    reinterpret_cast<const Half*>(weight) + panel_at)
+                              : weight + panel_at;
+        product<Kind>(x.slots + b.first * x.slot * size, right,
+                      x.result + b.at_result + column, count * call.width, v, p);
+        column += v * L;
+        panel_at += b.slots * wide * v * L;
+      }
+    }
+  }
+  void accumulate(Scratch& x, S* packed, int64_t q, int64_t count) const {
+    const int64_t wide = width_of(q), length = W * wide, pair_rows = (count + 1) / 2;
+#if defined(__AVX512BF16__)
+    if constexpr (HALF)  // two rows of slots as pairs, zeros below the last
+      for (int64_t s = 0; s < call.slots; s++)
+        for (int64_t r = 0; r < pair_rows; r++) {
+          const Half* upper = reinterpret_cast<const Half*>(x.slots.data) + s * x.slot + 2 * r * length;
+          int32_t* to = reinterpret_cast<int32_t*>(x.pairs.data) + s * x.slot + r * length;
+          const bool both = 2 * r + 1 < count;
+          for (int64_t i = 0; i < length; i += 16) {
+            __m256i a, b = _mm256_setzero_si256();
+            std::memcpy(&a, upper + i, 32);
+            if (both) std::memcpy(&b, upper + length + i, 32);
+            const __m512i low = _mm512_cvtepu16_epi32(a), high = _mm512_cvtepu16_epi32(b);
+            const __m512i pair = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+            std::memcpy(to + i, &pair, 64);
+          }
+        }
+#endif
+    const char* left = HALF ? x.pairs.data : x.slots.data;
+    for (const Block& b : blocks) {
+      S* to = packed + at(b, q);
+      int64_t column = 0;
+      for (int v : b.panels) {
+        const int64_t depth = HALF ? pair_rows * W : count * W;
+        const Product p{int64_t(sizeof(S)), int64_t(wide * sizeof(S)), 0, 1, depth, b.columns,
+                        v * L, true};
+        const S* right = HALF ? reinterpret_cast<const S*>(x.target_pairs.data) : x.target.data;
+        for (int s = 0; s < b.slots; s++)
+          product<Kind>(left + (b.first + s) * x.slot * sizeof(S), right + b.at_result + column,
+                        to + s * wide * v * L, wide, v, p);
+        column += v * L;
+        to += b.slots * wide * v * L;
+      }
+    }
+  }
+
+  // ---- Maps at the places of the results
+  // `see(block or plane k, channel, vector)`: plane k is a part of a block.
+  S* place(Buffer<S>& map, int64_t pixel, int k, int64_t channel) const {
+    const int block = (k + 1) / 2;  // planes 0 | 1 2 | 3 4 | ...
+    const Block& b = blocks[block];
+    const int part = k > 0 && k % 2 == 0 ? 1 : 0;
+    return map + b.at_result + pixel * b.columns + part * K + channel;
+  }
+  void transform_target(Scratch& x, int64_t image, int64_t row, int64_t count) const {
+    const M* from = static_cast<const M*>(call.target) +
+                    (image * call.height + row) * call.width * K * n;
+    for (int64_t p = 0; p < count * call.width; p++)
+      for (int64_t c = 0; c < K; c += L) {
+        const int here = int(std::min<int64_t>(L, K - c));
+        copy_in(x.staged.data, from + (p * K + c) * n, int64_t(here) * n);
+        rotations(x.staged.data, x.v.data, x.t.data);
+        mix<true>(x.v.data, there, x.t.data);
+        for (int k = 0; k < n; k++) {
+          S* to = place(x.target, p, k, c);
+          if (here == L) store(to, x.t[k]);
+          else store_first(to, x.t[k], here);
+        }
+      }
+    if constexpr (HALF)
+      for (const Block& b : blocks)
+        for (int64_t r = 0; r < (count + 1) / 2; r++) {
+          const int64_t length = call.width * b.columns;
+          const S* upper = x.target + b.at_result + 2 * r * length;
+          int32_t* to = x.target_pairs + b.at_result + r * length;
+          const bool both = 2 * r + 1 < count;
+          for (int64_t i = 0; i < length; i++)
+            to[i] = int32_t(uint32_t(narrow(upper[i])) |
+                            (both ? uint32_t(narrow(upper[length + i])) << 16 : 0u));
+        }
+  }
+  void transform_back(Scratch& x, int64_t image, int64_t row, int64_t count) const {
+    M* to = static_cast<M*>(call.result) + (image * call.height + row) * call.width * K * n;
+    const S* bias = static_cast<const S*>(call.bias);
+    Vec<S>* joined = x.t + n;
+    for (int64_t p = 0; p < count * call.width; p++)
+      for (int64_t c = 0; c < K; c += L) {
+        const int here = int(std::min<int64_t>(L, K - c));
+        for (int k = 0; k < n; k++) x.v[k] = load(place(x.result, p, k, c));
+        mix<false>(x.v.data, back, x.t.data);
+        if (bias) {
+          S lane[L] = {};
+          std::copy_n(bias + c, here, lane);
+          for (int h = 0; h < n; h++) x.t[h] += load(lane);
+        }
+        if (network) {
+          for (int i = 0; i < n; i++) joined[i] = x.t[order[i]];
+          join<S>(joined, x.v.data, n);
+          for (int i = 0; i < n; i++) store(x.out + i * L, joined[i]);
+        } else {
+          for (int h = 0; h < n; h++)
+            for (int l = 0; l < L; l++) x.out[l * n + h] = x.t[h][l];
+        }
+        copy_out(to + (p * K + c) * n, x.out.data, int64_t(here) * n);
+      }
+  }
+
+  void run() {
+    sort_slots();
+    const int64_t threads = at::get_num_threads();
+    Buffer<S> packed(call.result ? weights_size : 0);
+    if (call.result) pack(packed.data);
+    Buffer<S> gradients(call.target ? threads * weights_size : 0);
+    at::parallel_for(0, threads, 1, [&](int64_t low, int64_t high) {
+      Scratch x(*this);
+      for (int64_t t = low; t < high; t++)
+        for (int64_t tile = tiles * t / threads; tile < tiles * (t + 1) / threads; tile++) {
+          const int64_t image = tile / tiles_per_image, row = tile % tiles_per_image * rows;
+          const int64_t count = std::min(rows, call.height - row);
+          if (count <= 0) continue;
+          if (call.target) transform_target(x, image, row, count);
+          for (int64_t q = 0; q < chunks; q++) {
+            transform_source(x, image, row, count, q);
+            for (int64_t r = 0; r < count; r++) jets_of_row(x, r, width_of(q));
+            if (call.result) multiply(x, packed.data, q, count);
+            if (call.target) accumulate(x, gradients + t * weights_size, q, count);
+          }
+          if (call.result) transform_back(x, image, row, count);
+        }
+    });
+    if (call.target) unpack(gradients.data, threads);
+  }
+};
+
+}  // namespace
+
+extern "C" int jet_run(const JetCall* call) {
+  try {
+    if (call->numbers == 0) Layer<float, float, false>(*call).run();
+    else if (call->numbers == 1) Layer<double, double, false>(*call).run();
+#if defined(__AVX512BF16__)
+    else Layer<float, Half, true>(*call).run();
+#else
+    else Layer<float, Half, false>(*call).run();
+#endif
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
