@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .banks import filter_bank
 from .constants import Constants
+from .fast import jet
 from .fast.cpu import conv2d
 from .groups import PointGroup
 
@@ -239,7 +240,13 @@ class GroupConv(BankConv):
     torch.Size([2, 7, 8, 24, 24])
     >>> conv.weight.numel()
     3528
+
+    Attributes:
+        algorithm: how it is computed, the same numbers up to rounding: "dense", one planar
+            convolution; "jet", where :mod:`pdoe.fast.jet` can; "auto", the faster one.
     """
+
+    algorithm = "auto"
 
     def _constants(self) -> dict[str, np.ndarray | Tensor]:
         return {**super()._constants(), "quotient": self.group.quotient}
@@ -266,6 +273,8 @@ class GroupConv(BankConv):
                 f"GroupConv on {self.group.name} expects a lifted map "
                 f"[B, {self.in_channels}, {len(self.group)}, H, W], not a tensor {list(x.shape)}"
             )
+        if jet.applies(self, x):
+            return jet.convolve(self, x)
         return self._convolve(x.flatten(1, 2))
 
 

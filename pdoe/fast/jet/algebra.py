@@ -70,6 +70,43 @@ class Algebra:
     adjoint_map: np.ndarray
 
 
+@dataclass(frozen=True)
+class Form:
+    """All of a layer but its weight.
+
+    Attributes:
+        group, offset: see :func:`pdoe.filter_bank`.
+        bank: its kind, size and width.
+        kernel_size: k of the dense kernel; with ``padding`` it says where the results lie.
+        stride, padding: of the convolution.
+    """
+
+    group: PointGroup
+    offset: float
+    bank: tuple[str, int | None, float | None]
+    kernel_size: int
+    stride: int
+    padding: int
+
+    @property
+    def algebra(self) -> Algebra:
+        return algebra(self.group, self.offset)
+
+    @property
+    def taps(self) -> np.ndarray:
+        """The derivatives 0 ... 4 along an axis: [5, k]."""
+        return derivative_taps(*self.bank)
+
+    @property
+    def start(self) -> int:
+        """Row and column of the pixel under the first result."""
+        return self.kernel_size // 2 - self.padding
+
+    def size_of(self, pixels: int) -> int:
+        """H or W of the result."""
+        return (pixels + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+
 def transform(n: int) -> np.ndarray:
     """The orthonormal real Fourier transform over n rotations: [n, n].
 
@@ -191,7 +228,10 @@ def _blocks(n: int) -> tuple[tuple[tuple[Slot, ...], ...], list[tuple[int, int, 
             if imaginary is None:
                 parts = [(0, (a, real), (a, real), 1), (0, (b, real), (b, real), sign)]
             elif b is None:
-                parts = [(0, (a, real), (a, real), 1), (0, (a, imaginary), (a, imaginary), conjugate)]
+                parts = [
+                    (0, (a, real), (a, real), 1),
+                    (0, (a, imaginary), (a, imaginary), conjugate),
+                ]
             else:
                 parts = [
                     (-conjugate * sign, (a, real), (b, imaginary), 1),

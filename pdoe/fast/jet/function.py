@@ -12,48 +12,13 @@ from torch import Tensor
 
 from ...banks.finite_differences import CENTRAL
 from ...groups import PointGroup
-from ..cpu import _pixels_first, _pixels_last
-from .algebra import Algebra, algebra, derivative_taps
+from ..cpu import _pixels_first
+from .algebra import REAL_JETS, Form, algebra
 from .library import JetCall, load
-from .reference import block_numbers
+from .reference import block_numbers, reference
 
 TILE_BYTES = 416 * 1024  # of slots: they and what is multiplied with them fit into 1 MiB
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-
-
-@dataclass(frozen=True)
-class Form:
-    """All of a layer but its weight: what the C++ code and the gradients need.
-
-    Attributes:
-        algebra: the constants of the group and offset.
-        taps: the derivatives 0 ... 4 along an axis, [5, k].
-        start: where the first result lies, in pixels of the map.
-        stride: of the results.
-    """
-
-    group: PointGroup
-    offset: float
-    bank: tuple[str, int | None, float | None]
-    kernel_size: int
-    stride: int
-    padding: int
-
-    @property
-    def algebra(self) -> Algebra:
-        return algebra(self.group, self.offset)
-
-    @property
-    def taps(self) -> np.ndarray:
-        return derivative_taps(*self.bank)
-
-    @property
-    def start(self) -> int:
-        return self.kernel_size // 2 - self.padding
-
-    def size_of(self, pixels: int) -> int:
-        """H or W of the result."""
-        return (pixels + 2 * self.padding - self.kernel_size) // self.stride + 1
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +29,7 @@ def _tables(group: PointGroup, offset: float) -> tuple[np.ndarray, np.ndarray, n
     slots = []
     for block in constants.blocks:
         for slot in block:
-            places = [plane * 13 + jet for jet, plane in (slot.first, slot.second)]
+            places = [plane * REAL_JETS + jet for jet, plane in (slot.first, slot.second)]
             numbers = [value for pair in slot.weights for value in pair]
             slots.append([slot.kind, *places, *numbers, *[0] * (4 - len(numbers))])
     return (
@@ -107,7 +72,7 @@ def _run(
     outputs = numbers.shape[2]
     rows = _pixels_first(source).contiguous()
     batch = len(rows)
-    result = rows.new_empty(batch, *grid.size, outputs * n // order, order) if results else None
+    result = _empty_map(rows, batch, outputs * n // order, order, *grid.size) if results else None
     wanted = None if target is None else _pixels_first(target).contiguous()
     gradient = torch.empty_like(numbers) if target is not None else None
     call = JetCall(
@@ -128,53 +93,77 @@ def _run(
     )  # fmt: skip
     if load().jet_run(ctypes.byref(call)):
         raise RuntimeError("the jet form found no memory for its tiles")
-    return None if result is None else _pixels_last(result), gradient
+    return result, gradient
+
+
+def _empty_map(like: Tensor, batch: int, fields: int, order: int, *size: int) -> Tensor:
+    """A channels-last map [B, C, G, H, W] that is no view, so that ReLU may act on it in place."""
+    channels, (height, width) = fields * order, size
+    strides = height * width * channels, order, 1, width * channels, channels
+    return like.new_empty_strided((batch, fields, order, height, width), strides)
 
 
 class JetConv(torch.autograd.Function):
-    """[B, C, G, H, W], weight [C', C, G, 9], bias [C'] -> [B, C', G, H', W']."""
+    """[B, C, G, H, W], weight [C', C, G, 9], bias [C'] -> [B, C', G, H', W'].
+
+    The result and the gradient of the input are channels-last in memory, or contiguous. The input
+    is kept for the backward pass, nothing else. Gradients that are to be differentiated
+    again come from the same algebra in torch's operations.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, dense) -> Tensor:
+    @torch.autocast("cpu", enabled=False)
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, channels_last: bool
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.form, ctx.dense = form, dense
-        height, width = x.shape[-2:]
-        grid = Grid((form.size_of(height), form.size_of(width)), form.start, form.stride)
-        numbers = block_numbers(weight.detach(), _map(form.group, form.offset, False, weight.dtype))
+        ctx.form, ctx.channels_last = form, channels_last
+        sizes = tuple(x.shape[-2:])
+        results = Grid(tuple(form.size_of(side) for side in sizes), form.start, form.stride)
+        constant = _map(form.group, form.offset, False, weight.dtype)
+        numbers = block_numbers(weight, constant).contiguous()
         if bias is not None:
             bias = bias.repeat_interleave(1 + form.group.reflections)
-        y, _ = _run(form, x, Grid((height, width), 0, 1), grid, numbers.contiguous(), bias)
-        return y
+        y, _ = _run(form, x, Grid(sizes, 0, 1), results, numbers, bias)
+        return y if channels_last else y.contiguous()
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
         form: Form = ctx.form
-        of_x, of_weight, of_bias = None, None, None
+        of_bias = None
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3, 4), dtype=weight.dtype)
-        if torch.is_grad_enabled():  # to be differentiated again
-            wanted = [t for t, needed in zip((x, weight), ctx.needs_input_grad, strict=False) if needed]
-            y = ctx.dense(x, weight)
-            found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
-            of_x, of_weight = (next(found) if each else None for each in ctx.needs_input_grad[:2])
-        else:
-            constant = _map(form.group, form.offset, True, weight.dtype)
-            swapped = weight.detach().transpose(0, 1)
-            numbers = block_numbers(swapped, constant).contiguous()
-            sizes = tuple(gradient.shape[-2:])
-            of_x, of_numbers = _run(
-                form,
-                gradient,
-                Grid(sizes, form.start, form.stride),
-                Grid(tuple(x.shape[-2:]), 0, 1),
-                numbers,
-                target=x if ctx.needs_input_grad[1] else None,
-                results=ctx.needs_input_grad[0],
-            )
-            if of_numbers is not None:
-                of_weight = _of_weight(of_numbers, constant, weight.shape)
+        wanted = ctx.needs_input_grad[:2]
+        if not any(wanted):
+            return None, None, of_bias, None, None
+        if torch.is_grad_enabled():
+            return *_twice_differentiable(x, weight, gradient, form, wanted), of_bias, None, None
+        constant = _map(form.group, form.offset, True, weight.dtype)
+        numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
+        source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
+        results = Grid(tuple(x.shape[-2:]), 0, 1)
+        target = x if wanted[1] else None
+        of_x, of_numbers = _run(
+            form, gradient, source, results, numbers, target=target, results=wanted[0]
+        )
+        of_weight = None
+        if of_numbers is not None:
+            of_weight = _of_weight(of_numbers, constant, weight.shape)
+        if of_x is not None and not ctx.channels_last:
+            of_x = of_x.contiguous()
         return of_x, of_weight, of_bias, None, None
+
+
+def _twice_differentiable(
+    x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: tuple[bool, bool]
+) -> list[Tensor | None]:
+    """The gradients of x and weight, by operations that torch can differentiate again."""
+    inputs = [each for each, needed in zip((x, weight), wanted, strict=True) if needed]
+    y = reference(x.to(weight.dtype), weight, form)
+    found = iter(torch.autograd.grad(y, inputs, gradient.to(y.dtype), create_graph=True))
+    return [next(found) if needed else None for needed in wanted]
 
 
 def _of_weight(of_numbers: Tensor, constant: Tensor, shape: torch.Size) -> Tensor:
@@ -184,4 +173,4 @@ def _of_weight(of_numbers: Tensor, constant: Tensor, shape: torch.Size) -> Tenso
     numbers = of_numbers.unflatten(2, (inputs, copies)).unflatten(1, (outputs, copies))
     numbers = numbers.permute(4, 2, 0, 1, 3).flatten(0, 2).flatten(1)  # [M M 13 n, C' C]
     pixels = constant.flatten(0, 2).t() @ numbers
-    return pixels.unflatten(1, (outputs, inputs)).permute(1, 2, 0).reshape(shape)
+    return pixels.unflatten(1, (outputs, inputs)).permute(1, 2, 0).contiguous().view(shape)

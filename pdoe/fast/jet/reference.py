@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .algebra import Algebra, jet_stencils
+from .algebra import Form, jet_stencils
 
 
 def block_numbers(weight: Tensor, constant: Tensor) -> Tensor:
@@ -21,32 +21,20 @@ def block_numbers(weight: Tensor, constant: Tensor) -> Tensor:
     return numbers.permute(2, 3, 1, 4, 0).flatten(3).flatten(1, 2)
 
 
-def reference(
-    x: Tensor,
-    weight: Tensor,
-    algebra: Algebra,
-    taps,
-    stride: int,
-    padding: int,
-    kernel_size: int,
-) -> Tensor:
-    """The group convolution of a lifted map, [B, C, G, H, W] -> [B, C', G, H', W'].
-
-    ``taps`` are the derivatives along an axis that the bank is made of, ``kernel_size`` is that of
-    the dense kernel: together with ``padding`` it says where the results lie.
-    """
+def reference(x: Tensor, weight: Tensor, form: Form) -> Tensor:
+    """The group convolution of a lifted map, [B, C, G, H, W] -> [B, C', G, H', W']."""
+    algebra, taps = form.algebra, form.taps
 
     def constant(array) -> Tensor:
         return torch.as_tensor(array, dtype=x.dtype, device=x.device)
 
     fourier = constant(algebra.transform)
     n, (batch, _, order, height, width) = len(fourier), x.shape
-    radius, offset = taps.shape[1] // 2, kernel_size // 2 - padding
     planes = torch.einsum("kh,bchyx->bckyx", fourier, x.reshape(batch, -1, n, height, width))
     # zeros around the map, cropped where the kernel begins inside of it
-    ring = radius - offset
+    ring = taps.shape[1] // 2 - form.start
     planes = F.pad(planes.flatten(0, 2)[:, None], [ring] * 4)
-    jets = F.conv2d(planes, constant(jet_stencils(taps))[:, None], stride=stride)
+    jets = F.conv2d(planes, constant(jet_stencils(taps))[:, None], stride=form.stride)
     jets = jets.unflatten(0, (batch, -1, n))  # [B, C M, n, 13, H', W']
     numbers = block_numbers(weight, constant(algebra.weight_map))
     results = []
