@@ -15,8 +15,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -114,42 +119,43 @@ struct ZipLast {
   static constexpr int at(int i) { return (O * L + i) % 3 == 2 ? (O * L + i) / 3 + L : i; }
 };
 
-template <class S>
-bool has_network(int n) {
-  while (n % 2 == 0) n /= 2;
-  return n == 1 || n == 3;
-}
-// n vectors of pixels [lanes][n] into n vectors of one rotation each; `order` says which is where.
-template <class S>
-void split(Vec<S>* v, Vec<S>* t, int n) {
+// N vectors of pixels [lanes][N] into N vectors of one rotation each, in the order of `order_of`.
+template <class S, int N>
+inline __attribute__((always_inline)) void split(Vec<S>* v) {
   constexpr int L = lanes<S>;
-  if (n % 2 == 0) {
-    for (int j = 0; j < n / 2; j++) {
+  if constexpr (N % 2 == 0) {
+    Vec<S> t[N];
+#pragma GCC unroll 16
+    for (int j = 0; j < N / 2; j++) {
       t[j] = pick<S, EveryOther<L, 0>>(v[2 * j], v[2 * j + 1]);
-      t[n / 2 + j] = pick<S, EveryOther<L, 1>>(v[2 * j], v[2 * j + 1]);
+      t[N / 2 + j] = pick<S, EveryOther<L, 1>>(v[2 * j], v[2 * j + 1]);
     }
-    std::copy(t, t + n, v);
-    split<S>(v, t, n / 2);
-    split<S>(v + n / 2, t, n / 2);
-  } else if (n == 3) {
+    split<S, N / 2>(t);
+    split<S, N / 2>(t + N / 2);
+#pragma GCC unroll 16
+    for (int j = 0; j < N; j++) v[j] = t[j];
+  } else if constexpr (N == 3) {
     const Vec<S> a = v[0], b = v[1], c = v[2];
     v[0] = pick<S, ThirdsOfLast<L, 0>>(pick<S, ThirdsOfTwo<L, 0>>(a, b), c);
     v[1] = pick<S, ThirdsOfLast<L, 1>>(pick<S, ThirdsOfTwo<L, 1>>(a, b), c);
     v[2] = pick<S, ThirdsOfLast<L, 2>>(pick<S, ThirdsOfTwo<L, 2>>(a, b), c);
   }
 }
-template <class S>
-void join(Vec<S>* v, Vec<S>* t, int n) {
+template <class S, int N>
+inline __attribute__((always_inline)) void join(Vec<S>* v) {
   constexpr int L = lanes<S>;
-  if (n % 2 == 0) {
-    join<S>(v, t, n / 2);
-    join<S>(v + n / 2, t, n / 2);
-    for (int j = 0; j < n / 2; j++) {
-      t[2 * j] = pick<S, Zip<L, 0>>(v[j], v[n / 2 + j]);
-      t[2 * j + 1] = pick<S, Zip<L, 1>>(v[j], v[n / 2 + j]);
+  if constexpr (N % 2 == 0) {
+    Vec<S> t[N];
+    join<S, N / 2>(v);
+    join<S, N / 2>(v + N / 2);
+#pragma GCC unroll 16
+    for (int j = 0; j < N / 2; j++) {
+      t[2 * j] = pick<S, Zip<L, 0>>(v[j], v[N / 2 + j]);
+      t[2 * j + 1] = pick<S, Zip<L, 1>>(v[j], v[N / 2 + j]);
     }
-    std::copy(t, t + n, v);
-  } else if (n == 3) {
+#pragma GCC unroll 16
+    for (int j = 0; j < N; j++) v[j] = t[j];
+  } else if constexpr (N == 3) {
     const Vec<S> a = v[0], b = v[1], c = v[2];
     v[0] = pick<S, ZipLast<L, 0>>(pick<S, ZipTwo<L, 0>>(a, b), c);
     v[1] = pick<S, ZipLast<L, 1>>(pick<S, ZipTwo<L, 1>>(a, b), c);
@@ -164,6 +170,93 @@ void order_of(int* order, int n, int first, int step) {
     for (int i = 0; i < n; i++) order[i] = first + i * step;
   }
 }
+
+// The orthogonal transform between n rotations [lanes][n] in memory and n vectors of planes.
+// `matrix` is [rotation][plane], its rotations in the order in which `split` leaves them.
+template <class S, int N>
+void analyse(const S* p, const S* matrix, Vec<S>* to, int) {
+  constexpr int GROUP = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
+  Vec<S> v[N];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i++) v[i] = load(p + i * lanes<S>);
+  split<S, N>(v);
+#pragma GCC unroll 16
+  for (int k = 0; k < N; k += GROUP) {
+    Vec<S> sum[GROUP];
+#pragma GCC unroll 4
+    for (int l = 0; l < GROUP; l++) sum[l] = matrix[k + l] * v[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < N; i++)
+#pragma GCC unroll 4
+      for (int l = 0; l < GROUP; l++) sum[l] += matrix[i * N + k + l] * v[i];
+#pragma GCC unroll 4
+    for (int l = 0; l < GROUP; l++) to[k + l] = sum[l];
+  }
+}
+template <class S, int N>
+void synthesise(const Vec<S>* from, const S* matrix, Vec<S> bias, S* p, int) {
+  constexpr int GROUP = N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N;
+  Vec<S> v[N];
+#pragma GCC unroll 16
+  for (int h = 0; h < N; h += GROUP) {
+    Vec<S> sum[GROUP];
+#pragma GCC unroll 4
+    for (int l = 0; l < GROUP; l++) sum[l] = bias;
+#pragma GCC unroll 16
+    for (int k = 0; k < N; k++)
+#pragma GCC unroll 4
+      for (int l = 0; l < GROUP; l++) sum[l] += matrix[(h + l) * N + k] * from[k];
+#pragma GCC unroll 4
+    for (int l = 0; l < GROUP; l++) v[h + l] = sum[l];
+  }
+  join<S, N>(v);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i++) store(p + i * lanes<S>, v[i]);
+}
+// The same for any n.
+template <class S>
+void analyse_any(const S* p, const S* matrix, Vec<S>* to, int n) {
+  constexpr int L = lanes<S>;
+  for (int k = 0; k < n; k++) to[k] = Vec<S>{};
+  for (int h = 0; h < n; h++) {
+    S lane[L];
+    for (int l = 0; l < L; l++) lane[l] = p[l * n + h];
+    const Vec<S> v = load(lane);
+    for (int k = 0; k < n; k++) to[k] += matrix[h * n + k] * v;
+  }
+}
+template <class S>
+void synthesise_any(const Vec<S>* from, const S* matrix, Vec<S> bias, S* p, int n) {
+  constexpr int L = lanes<S>;
+  for (int h = 0; h < n; h++) {
+    Vec<S> sum = bias;
+    for (int k = 0; k < n; k++) sum += matrix[h * n + k] * from[k];
+    for (int l = 0; l < L; l++) p[l * n + h] = sum[l];
+  }
+}
+template <class S>
+struct Transform {
+  void (*analyse)(const S*, const S*, Vec<S>*, int) = analyse_any<S>;
+  void (*synthesise)(const Vec<S>*, const S*, Vec<S>, S*, int) = synthesise_any<S>;
+  std::vector<S> matrix;
+  Transform(const double* rows, int n) : matrix(n * n) {
+    std::vector<int> order(n);
+    for (int i = 0; i < n; i++) order[i] = i;
+    if (n == 4) take<4>(order);
+    if (n == 6) take<6>(order);
+    if (n == 8) take<8>(order);
+    if (n == 12) take<12>(order);
+    if (n == 16) take<16>(order);
+    for (int k = 0; k < n; k++)
+      for (int i = 0; i < n; i++) matrix[i * n + k] = S(rows[k * n + order[i]]);
+  }
+  template <int N>
+  void take(std::vector<int>& order) {
+    order_of(order.data(), N, 0, 1);
+    this->analyse = ::analyse<S, N>;
+    this->synthesise = ::synthesise<S, N>;
+  }
+};
 
 // ---- Numbers of 16 bits -------------------------------------------------------------------------
 
@@ -327,20 +420,46 @@ struct Block {
   int64_t at_weight, at_result;
 };
 
-template <class T>
-struct Buffer {
-  T* data = nullptr;
-  explicit Buffer(int64_t count) {
-    const size_t bytes = (std::max<int64_t>(count, 1) * sizeof(T) + 2 * ALIGN - 1) / ALIGN * ALIGN;
-    data = static_cast<T*>(std::aligned_alloc(ALIGN, bytes));
-    if (data == nullptr) throw std::bad_alloc();
-    std::memset(data, 0, bytes);
+// Memory of a thread, kept from call to call: its pages are mapped once, in large ones where the
+// system has them, since the slots of a tile would take more small ones than the CPU remembers.
+struct Arena {
+  static constexpr size_t PAGE = size_t(1) << 21;
+  char* data = nullptr;
+  size_t size = 0, used = 0;
+  bool measuring = false;
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  ~Arena() { std::free(data); }
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (std::max<int64_t>(count, 0) * sizeof(T) + 2 * ALIGN - 1) / ALIGN * ALIGN;
+    char* here = measuring ? nullptr : data + used;
+    used += bytes;
+    return reinterpret_cast<T*>(here);
   }
-  Buffer(const Buffer&) = delete;
-  ~Buffer() { std::free(data); }
-  T* operator+(int64_t i) const { return data + i; }
-  T& operator[](int64_t i) const { return data[i]; }
+  // `lay_out` takes all of it, once to measure and once for good.
+  template <class F>
+  void fill(const F& lay_out) {
+    measuring = true, used = 0;
+    lay_out(*this);
+    measuring = false;
+    if (used > size) {
+      std::free(data);
+      size = 0, data = nullptr;
+      const size_t wanted = (used + PAGE - 1) / PAGE * PAGE;
+      data = static_cast<char*>(std::aligned_alloc(PAGE, wanted));
+      if (data == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+      madvise(data, wanted, MADV_HUGEPAGE);
+#endif
+      std::memset(data, 0, wanted);
+      size = wanted;
+    }
+    used = 0;
+    lay_out(*this);
+  }
 };
+thread_local Arena of_tiles, of_call;
 
 // S: numbers of the arithmetic, M: of the maps. HALF: products of bfloat16.
 template <class S, class M, bool HALF>
@@ -351,21 +470,15 @@ struct Layer {
   const int n, radius;
   const int64_t C, K, W;  // inputs, outputs, width of a row of slots in pixels
   std::vector<Block> blocks;
-  std::vector<int> order;
-  std::vector<S> there, back, taps;  // transforms as [from][to]
-  bool network;
+  const Transform<S> transform;
+  const std::vector<S> taps;
   int64_t chunk, chunks, rows, tiles_per_image, tiles, pixels;
   int64_t weights_size = 0, result_width = 0;
 
   explicit Layer(const JetCall& c)
       : call(c), n(int(c.order)), radius(int(c.radius)), C(c.inputs), K(c.outputs),
-        W(c.width * c.step), order(c.order), there(n * n), back(n * n),
+        W(c.width * c.step), transform(c.transform, int(c.order)),
         taps(c.taps, c.taps + 5 * (2 * c.radius + 1)) {
-    network = has_network<S>(n);
-    if (network) order_of(order.data(), n, 0, 1);
-    for (int k = 0; k < n; k++)
-      for (int h = 0; h < n; h++)
-        there[h * n + k] = back[k * n + h] = S(c.transform[k * n + h]);
     plan();
     int first = 0;
     for (int i = 0; i < c.blocks; i++) {
@@ -412,7 +525,7 @@ struct Layer {
     return b.at_weight + int64_t(b.slots) * q * chunk * b.columns;
   }
 
-  void pack(S* packed) const {
+  __attribute__((noinline)) void pack(S* packed) const {
     const S* numbers = static_cast<const S*>(call.weights);
     const int64_t count = int64_t(blocks.size()) * chunks;
     at::parallel_for(0, count, 1, [&](int64_t low, int64_t high) {
@@ -451,7 +564,7 @@ struct Layer {
   }
 
   // The sum of the threads' gradients, in the layout of the numbers.
-  void unpack(const S* packed, int64_t threads) const {
+  __attribute__((noinline)) void unpack(const S* packed, int64_t threads) const {
     S* numbers = static_cast<S*>(call.gradient);
     std::memset(numbers, 0, sizeof(S) * JETS * n * C * K);
     at::parallel_for(0, C, 1, [&](int64_t low, int64_t high) {
@@ -482,64 +595,42 @@ struct Layer {
     });
   }
 
-  // The rotations of `L` channels, [L][n] in memory, as n vectors; order[i] is the rotation of i.
-  void rotations(const S* p, Vec<S>* v, Vec<S>* t) const {
-    if (network) {
-      for (int i = 0; i < n; i++) v[i] = load(p + i * L);
-      split<S>(v, t, n);
-      return;
-    }
-    for (int h = 0; h < n; h++) {
-      S lane[L];
-      for (int l = 0; l < L; l++) lane[l] = p[l * n + h];
-      v[h] = load(lane);
-    }
-  }
-
-  // to[k] = sum over i of v[i] matrix[row of i][k], four at a time
-  template <bool REORDER_FROM>
-  void mix(const Vec<S>* v, const std::vector<S>& matrix, Vec<S>* to) const {
-    for (int k = 0; k < n; k += 4) {
-      Vec<S> a{}, b{}, c{}, d{};
-      const int left = std::min(4, n - k);
-      for (int i = 0; i < n; i++) {
-        const S* m = matrix.data() + (REORDER_FROM && network ? order[i] : i) * n + k;
-        a += m[0] * v[i];
-        if (left > 1) b += m[1] * v[i];
-        if (left > 2) c += m[2] * v[i];
-        if (left > 3) d += m[3] * v[i];
-      }
-      to[k] = a;
-      if (left > 1) to[k + 1] = b;
-      if (left > 2) to[k + 2] = c;
-      if (left > 3) to[k + 3] = d;
-    }
-  }
-
   struct Scratch {
-    int64_t pitch, plane_rows, plane, slot;  // of planes and slots, in numbers
-    Buffer<S> staged, planes, filtered;
-    Buffer<char> slots, pairs;
-    Buffer<S> result, target;
-    Buffer<int32_t> target_pairs;
-    Buffer<Vec<S>> jets, v, t;
-    Buffer<S> out;
-    explicit Scratch(const Layer& l)
-        : pitch((l.W + 2 * l.radius) * l.chunk + 2 * L),
-          plane_rows((l.rows - 1) * l.call.step + 2 * l.radius + 1),
-          plane(pitch * plane_rows + L),
-          slot((l.pixels * l.call.step * l.chunk + 2 * L + 31) / 32 * 32 + 32),
-          staged((pitch + L) * l.n), planes(plane * l.n),
-          filtered(l.call.central ? 0 : 5 * l.n * pitch + L),
-          slots(l.call.slots * slot * (HALF ? 2 : sizeof(S)) + ALIGN),
-          pairs(HALF && l.call.target ? l.call.slots * slot * 4 : 0),
-          result(l.result_width + L), target(l.call.target ? l.result_width + L : 0),
-          target_pairs(HALF && l.call.target ? l.result_width + L : 0),
-          jets(l.n * JETS), v(l.n), t(2 * l.n), out(L * l.n) {}
+    int64_t pitch, plane, slot;  // of filtered rows, planes and slots, in numbers
+    S *staged, *planes, *filtered, *result, *target, *out;
+    char *slots, *pairs;
+    int32_t* target_pairs;
+    Vec<S>*jets, *v;
+    int64_t image = -1, next_row = -1;  // whose last rows the planes hold
+    // An odd number of cache lines, so that the slots do not share a set of the cache.
+    static int64_t slot_of(int64_t numbers) {
+      const int64_t line = ALIGN / (HALF ? 2 : sizeof(S));
+      return ((numbers + line - 1) / line / 2 * 2 + 1) * line;
+    }
+    Scratch(const Layer& l, Arena& arena) {
+      const int64_t n = l.n, plane_rows = (l.rows - 1) * l.call.step + 2 * l.radius + 1;
+      const bool target_wanted = l.call.target != nullptr;
+      pitch = (l.W + 2 * l.radius) * l.chunk + 2 * L;
+      plane = (pitch * plane_rows + L + 15) / 16 * 16 + 16;
+      slot = slot_of(l.pixels * l.call.step * l.chunk + 2 * L);
+      arena.fill([&](Arena& a) {
+        jets = a.take<Vec<S>>(2 * n * JETS);
+        v = a.take<Vec<S>>(n);
+        out = a.take<S>(L * n);
+        staged = a.take<S>((pitch + L) * n);
+        planes = a.take<S>(plane * n);
+        filtered = a.take<S>(l.call.central ? 0 : 5 * n * pitch + L);
+        slots = a.take<char>(l.call.slots * slot * (HALF ? 2 : sizeof(S)) + ALIGN);
+        result = a.take<S>(l.result_width + L);
+        target = a.take<S>(target_wanted ? l.result_width + L : 0);
+        pairs = a.take<char>(HALF && target_wanted ? l.call.slots * slot * 4 : 0);
+        target_pairs = a.take<int32_t>(HALF && target_wanted ? l.result_width + L : 0);
+      });
+    }
   };
 
   // ---- 1. Planes of the source around a tile
-  void transform_source(Scratch& x, int64_t image, int64_t row, int64_t count, int64_t q) const {
+  __attribute__((noinline)) void transform_source(Scratch& x, int64_t image, int64_t row, int64_t count, int64_t q) const {
     const int64_t wide = width_of(q), valid = std::min(chunk, C - q * chunk);
     const int64_t step = call.source_step, pitch = (W + 2 * radius) * wide + L;
     const int64_t columns = W + 2 * radius;
@@ -549,7 +640,16 @@ struct Layer {
     const int64_t begin = std::clamp<int64_t>(-left, 0, columns);
     const int64_t end = std::clamp<int64_t>((call.source_width - 1) * step + 1 - left, begin, columns);
     const M* source = static_cast<const M*>(call.source);
-    for (int64_t r = 0; r < needed; r++) {
+    int64_t r = 0;
+    if (chunks == 1 && x.image == image && x.next_row == row) {  // the tile below the last one
+      r = std::max<int64_t>(2 * radius + 1 - call.step, 0);
+      for (int k = 0; k < n; k++)
+        std::memmove(x.planes + k * x.plane, x.planes + k * x.plane + rows * call.step * pitch,
+                     r * pitch * sizeof(S));
+    }
+    x.image = image, x.next_row = row + count;
+    const bool whole = chunks == 1 && step == 1 && wide == valid;
+    for (; r < needed; r++) {
       const int64_t y = row * call.step + call.origin - radius + r - call.source_origin;
       const bool inside = y >= 0 && y % step == 0 && y / step < call.source_height && end > begin;
       if (!inside) {
@@ -557,7 +657,12 @@ struct Layer {
         continue;
       }
       const M* line = source + ((image * call.source_height + y / step) * call.source_width) * C * n;
-      for (int64_t c = begin; c < end; c++) {
+      const S* from = x.staged;
+      if (std::is_same_v<S, M> && whole)
+        from = reinterpret_cast<const S*>(line + (begin + left) * C * n);
+      else if (whole)
+        copy_in(x.staged, line + (begin + left) * C * n, (end - begin) * C * n);
+      for (int64_t c = begin; c < end && !whole; c++) {
         S* to = x.staged + (c - begin) * wide * n;
         if ((c + left) % step == 0) {
           copy_in(to, line + (c + left) / step * C * n + q * chunk * n, valid * n);
@@ -568,10 +673,14 @@ struct Layer {
       }
       const int64_t numbers = (end - begin) * wide;
       for (int64_t i = 0; i < numbers; i += L) {
-        rotations(x.staged + i * n, x.v.data, x.t.data);
-        mix<true>(x.v.data, there, x.t.data);
+        const S* here = from + i * n;
+        if (std::is_same_v<S, M> && whole && i + L > numbers) {  // reads no pixel beyond the row
+          std::copy_n(here, (numbers - i) * n, x.staged);
+          here = x.staged;
+        }
+        transform.analyse(here, transform.matrix.data(), x.v, n);
         for (int k = 0; k < n; k++)
-          store(x.planes + k * x.plane + r * pitch + begin * wide + i, x.t[k]);
+          store(x.planes + k * x.plane + r * pitch + begin * wide + i, x.v[k]);
       }
       for (int k = 0; k < n; k++) {
         S* to = x.planes + k * x.plane + r * pitch;
@@ -582,19 +691,22 @@ struct Layer {
   }
 
   // ---- 2. Jets of a row
-  static void combine(Vec<S>* j, Vec<S> m00, Vec<S> m10, Vec<S> m01, Vec<S> m20, Vec<S> m11,
+  // Entries of `j` lie `B` apart: so many blocks of lanes are made side by side.
+  template <int B>
+  static inline void combine(Vec<S>* j, Vec<S> m00, Vec<S> m10, Vec<S> m01, Vec<S> m20, Vec<S> m11,
                       Vec<S> m02, Vec<S> m30, Vec<S> m21, Vec<S> m12, Vec<S> m03, Vec<S> m40,
                       Vec<S> m31, Vec<S> m22, Vec<S> m13, Vec<S> m04) {
-    j[0] = m00;
-    j[1] = m10, j[2] = m01;
-    j[3] = m20 - m02, j[4] = m11 + m11, j[5] = m20 + m02;
-    j[6] = m30 - S(3) * m12, j[7] = S(3) * m21 - m03;
-    j[8] = m30 + m12, j[9] = m21 + m03;
+    j[0 * B] = m00;
+    j[1 * B] = m10, j[2 * B] = m01;
+    j[3 * B] = m20 - m02, j[4 * B] = m11 + m11, j[5 * B] = m20 + m02;
+    j[6 * B] = m30 - S(3) * m12, j[7 * B] = S(3) * m21 - m03;
+    j[8 * B] = m30 + m12, j[9 * B] = m21 + m03;
     const Vec<S> ends = m40 + m04;
-    j[10] = ends - S(6) * m22, j[11] = S(4) * (m31 - m13);
-    j[12] = ends + S(2) * m22;
+    j[10 * B] = ends - S(6) * m22, j[11 * B] = S(4) * (m31 - m13);
+    j[12 * B] = ends + S(2) * m22;
   }
-  static void central_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) {
+  template <int B>
+  static inline void central_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) {
     const S half = S(0.5);
     Vec<S> c[5], u[5], d[5], u2[3], d2[3];
 #pragma GCC unroll 5
@@ -617,7 +729,7 @@ struct Layer {
     const Vec<S> y4 = u2[1] + d2[1] - S(4) * (u[2] + d[2]) + S(6) * c[2];
     const Vec<S> odd = c[3] - c[1], even = c[3] + c[1];
     const Vec<S> odd1 = y1[3] - y1[1], even1 = y1[3] + y1[1];
-    combine(j, c[2], half * odd, y1[2], even - S(2) * c[2], half * odd1, y2[1],
+    combine<B>(j, c[2], half * odd, y1[2], even - S(2) * c[2], half * odd1, y2[1],
             half * (c[4] - c[0]) - odd, even1 - S(2) * y1[2], half * (y2[2] - y2[0]), y3[1],
             c[4] + c[0] - S(4) * even + S(6) * c[2], half * (y1[4] - y1[0]) - odd1,
             y2[2] + y2[0] - S(2) * y2[1], half * (y3[2] - y3[0]), y4);
@@ -640,6 +752,7 @@ struct Layer {
       for (int o = 0; o < 5; o++) store(to + o * x.pitch + i, f[o]);
     }
   }
+  template <int B>
   void filtered_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) const {
     const int r = radius, k = 2 * r + 1;
     Vec<S> m[5][5];
@@ -659,12 +772,12 @@ struct Layer {
       }
       for (int i = 0; i < 5 - o; i++) m[i][o] = f[i];
     }
-    combine(j, m[0][0], m[1][0], m[0][1], m[2][0], m[1][1], m[0][2], m[3][0], m[2][1], m[1][2],
+    combine<B>(j, m[0][0], m[1][0], m[0][1], m[2][0], m[1][1], m[0][2], m[3][0], m[2][1], m[1][2],
             m[0][3], m[4][0], m[3][1], m[2][2], m[1][3], m[0][4]);
   }
 
   struct Copy {
-    int64_t to;
+    int64_t slot;
     int first, second;
   };
   std::vector<Copy> copies[3];  // of kind 0, 1 (sum), -1 (difference)
@@ -674,17 +787,46 @@ struct Layer {
       copies[slot[0] < 0 ? 2 : slot[0]].push_back({s, slot[1], slot[2]});
     }
   }
-  static void put(char* to, Vec<S> v) {
+  template <int B>
+  static inline void put(char* to, const Vec<S>* v) {
 #if defined(__AVX512BF16__)
-    if constexpr (HALF) {
-      const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+    if constexpr (HALF && B == 2) {
+      const __m512bh h = _mm512_cvtne2ps_pbh((__m512)v[1], (__m512)v[0]);
+      std::memcpy(to, &h, sizeof h);
+      return;
+    } else if constexpr (HALF) {
+      const __m256bh h = _mm512_cvtneps_pbh((__m512)v[0]);
       std::memcpy(to, &h, sizeof h);
       return;
     }
 #endif
-    std::memcpy(to, &v, BYTES);
+    std::memcpy(to, v, B * BYTES);
   }
-  void jets_of_row(Scratch& x, int64_t r, int64_t wide) const {
+  template <int B>
+  inline void slots_of_block(Scratch& x, const S* top, int64_t pitch, int64_t wide, int64_t i,
+                             char* to) const {
+    Vec<S>* j = x.jets;
+    for (int k = 0; k < n; k++)
+      for (int b = 0; b < B; b++)
+        if (call.central)
+          central_jets<B>(top + k * x.plane + i + b * L, pitch, wide, j + k * JETS * B + b);
+        else
+          filtered_jets<B>(x.filtered + 5 * k * x.pitch + i + b * L, x.pitch, wide,
+                           j + k * JETS * B + b);
+    const int64_t slot = x.slot * (HALF ? 2 : sizeof(S));
+    for (const Copy& c : copies[0]) put<B>(to + c.slot * slot, j + c.first * B);
+    for (const Copy& c : copies[1]) {
+      Vec<S> v[B];
+      for (int b = 0; b < B; b++) v[b] = j[c.first * B + b] + j[c.second * B + b];
+      put<B>(to + c.slot * slot, v);
+    }
+    for (const Copy& c : copies[2]) {
+      Vec<S> v[B];
+      for (int b = 0; b < B; b++) v[b] = j[c.first * B + b] - j[c.second * B + b];
+      put<B>(to + c.slot * slot, v);
+    }
+  }
+  __attribute__((noinline)) void jets_of_row(Scratch& x, int64_t r, int64_t wide) const {
     constexpr int64_t size = HALF ? 2 : sizeof(S);
     const int64_t pitch = (W + 2 * radius) * wide + L, length = W * wide;
     const S* top = x.planes + r * call.step * pitch;
@@ -692,18 +834,10 @@ struct Layer {
       for (int k = 0; k < n; k++)
         filter_columns(x, top + k * x.plane, pitch, (W + 2 * radius) * wide,
                        x.filtered + 5 * k * x.pitch);
-    Vec<S>* j = x.jets.data;
-    for (int64_t i = 0; i < length; i += L) {
-      for (int k = 0; k < n; k++)
-        if (call.central)
-          central_jets(top + k * x.plane + i, pitch, wide, j + k * JETS);
-        else
-          filtered_jets(x.filtered + 5 * k * x.pitch + i, x.pitch, wide, j + k * JETS);
-      char* to = x.slots + (r * length + i) * size;
-      for (const Copy& c : copies[0]) put(to + c.to * x.slot * size, j[c.first]);
-      for (const Copy& c : copies[1]) put(to + c.to * x.slot * size, j[c.first] + j[c.second]);
-      for (const Copy& c : copies[2]) put(to + c.to * x.slot * size, j[c.first] - j[c.second]);
-    }
+    char* to = x.slots + r * length * size;
+    int64_t i = 0;
+    for (; i + L < length; i += 2 * L) slots_of_block<2>(x, top, pitch, wide, i, to + i * size);
+    if (i < length) slots_of_block<1>(x, top, pitch, wide, i, to + i * size);
   }
 
   // ---- 3. and 4. Products
@@ -712,7 +846,7 @@ struct Layer {
 #else
   typedef Plain<S> Kind;
 #endif
-  void multiply(Scratch& x, const S* packed, int64_t q, int64_t count) const {
+  __attribute__((noinline)) void multiply(Scratch& x, const S* packed, int64_t q, int64_t count) const {
     constexpr int64_t size = HALF ? 2 : sizeof(S);
     const int64_t wide = width_of(q);
     for (const Block& b : blocks) {
@@ -732,14 +866,14 @@ struct Layer {
       }
     }
   }
-  void accumulate(Scratch& x, S* packed, int64_t q, int64_t count) const {
+  __attribute__((noinline)) void accumulate(Scratch& x, S* packed, int64_t q, int64_t count) const {
     const int64_t wide = width_of(q), length = W * wide, pair_rows = (count + 1) / 2;
 #if defined(__AVX512BF16__)
     if constexpr (HALF)  // two rows of slots as pairs, zeros below the last
       for (int64_t s = 0; s < call.slots; s++)
         for (int64_t r = 0; r < pair_rows; r++) {
-          const Half* upper = reinterpret_cast<const Half*>(x.slots.data) + s * x.slot + 2 * r * length;
-          int32_t* to = reinterpret_cast<int32_t*>(x.pairs.data) + s * x.slot + r * length;
+          const Half* upper = reinterpret_cast<const Half*>(x.slots) + s * x.slot + 2 * r * length;
+          int32_t* to = reinterpret_cast<int32_t*>(x.pairs) + s * x.slot + r * length;
           const bool both = 2 * r + 1 < count;
           for (int64_t i = 0; i < length; i += 16) {
             __m256i a, b = _mm256_setzero_si256();
@@ -751,7 +885,7 @@ struct Layer {
           }
         }
 #endif
-    const char* left = HALF ? x.pairs.data : x.slots.data;
+    const char* left = HALF ? x.pairs : x.slots;
     for (const Block& b : blocks) {
       S* to = packed + at(b, q);
       int64_t column = 0;
@@ -759,7 +893,7 @@ struct Layer {
         const int64_t depth = HALF ? pair_rows * W : count * W;
         const Product p{int64_t(sizeof(S)), int64_t(wide * sizeof(S)), 0, 1, depth, b.columns,
                         v * L, true};
-        const S* right = HALF ? reinterpret_cast<const S*>(x.target_pairs.data) : x.target.data;
+        const S* right = HALF ? reinterpret_cast<const S*>(x.target_pairs) : x.target;
         for (int s = 0; s < b.slots; s++)
           product<Kind>(left + (b.first + s) * x.slot * sizeof(S), right + b.at_result + column,
                         to + s * wide * v * L, wide, v, p);
@@ -771,25 +905,24 @@ struct Layer {
 
   // ---- Maps at the places of the results
   // `see(block or plane k, channel, vector)`: plane k is a part of a block.
-  S* place(Buffer<S>& map, int64_t pixel, int k, int64_t channel) const {
+  S* place(S* map, int64_t pixel, int k, int64_t channel) const {
     const int block = (k + 1) / 2;  // planes 0 | 1 2 | 3 4 | ...
     const Block& b = blocks[block];
     const int part = k > 0 && k % 2 == 0 ? 1 : 0;
     return map + b.at_result + pixel * b.columns + part * K + channel;
   }
-  void transform_target(Scratch& x, int64_t image, int64_t row, int64_t count) const {
+  __attribute__((noinline)) void transform_target(Scratch& x, int64_t image, int64_t row, int64_t count) const {
     const M* from = static_cast<const M*>(call.target) +
                     (image * call.height + row) * call.width * K * n;
     for (int64_t p = 0; p < count * call.width; p++)
       for (int64_t c = 0; c < K; c += L) {
         const int here = int(std::min<int64_t>(L, K - c));
-        copy_in(x.staged.data, from + (p * K + c) * n, int64_t(here) * n);
-        rotations(x.staged.data, x.v.data, x.t.data);
-        mix<true>(x.v.data, there, x.t.data);
+        copy_in(x.staged, from + (p * K + c) * n, int64_t(here) * n);
+        transform.analyse(x.staged, transform.matrix.data(), x.v, n);
         for (int k = 0; k < n; k++) {
           S* to = place(x.target, p, k, c);
-          if (here == L) store(to, x.t[k]);
-          else store_first(to, x.t[k], here);
+          if (here == L) store(to, x.v[k]);
+          else store_first(to, x.v[k], here);
         }
       }
     if constexpr (HALF)
@@ -804,41 +937,34 @@ struct Layer {
                             (both ? uint32_t(narrow(upper[length + i])) << 16 : 0u));
         }
   }
-  void transform_back(Scratch& x, int64_t image, int64_t row, int64_t count) const {
+  __attribute__((noinline)) void transform_back(Scratch& x, int64_t image, int64_t row, int64_t count) const {
     M* to = static_cast<M*>(call.result) + (image * call.height + row) * call.width * K * n;
     const S* bias = static_cast<const S*>(call.bias);
-    Vec<S>* joined = x.t + n;
     for (int64_t p = 0; p < count * call.width; p++)
       for (int64_t c = 0; c < K; c += L) {
         const int here = int(std::min<int64_t>(L, K - c));
+        S lane[L] = {};
+        if (bias) std::copy_n(bias + c, here, lane);
         for (int k = 0; k < n; k++) x.v[k] = load(place(x.result, p, k, c));
-        mix<false>(x.v.data, back, x.t.data);
-        if (bias) {
-          S lane[L] = {};
-          std::copy_n(bias + c, here, lane);
-          for (int h = 0; h < n; h++) x.t[h] += load(lane);
-        }
-        if (network) {
-          for (int i = 0; i < n; i++) joined[i] = x.t[order[i]];
-          join<S>(joined, x.v.data, n);
-          for (int i = 0; i < n; i++) store(x.out + i * L, joined[i]);
-        } else {
-          for (int h = 0; h < n; h++)
-            for (int l = 0; l < L; l++) x.out[l * n + h] = x.t[h][l];
-        }
-        copy_out(to + (p * K + c) * n, x.out.data, int64_t(here) * n);
+        transform.synthesise(x.v, transform.matrix.data(), load(lane), x.out, n);
+        copy_out(to + (p * K + c) * n, x.out, int64_t(here) * n);
       }
   }
 
   void run() {
     sort_slots();
     const int64_t threads = at::get_num_threads();
-    Buffer<S> packed(call.result ? weights_size : 0);
-    if (call.result) pack(packed.data);
-    Buffer<S> gradients(call.target ? threads * weights_size : 0);
+    S *packed, *gradients;
+    of_call.fill([&](Arena& a) {
+      packed = a.take<S>(call.result ? weights_size : 0);
+      gradients = a.take<S>(call.target ? threads * weights_size : 0);
+    });
+    if (call.result) pack(packed);
     at::parallel_for(0, threads, 1, [&](int64_t low, int64_t high) {
-      Scratch x(*this);
-      for (int64_t t = low; t < high; t++)
+      Scratch x(*this, of_tiles);
+      for (int64_t t = low; t < high; t++) {
+        S* gradient = gradients + t * weights_size;
+        if (call.target) std::memset(gradient, 0, weights_size * sizeof(S));
         for (int64_t tile = tiles * t / threads; tile < tiles * (t + 1) / threads; tile++) {
           const int64_t image = tile / tiles_per_image, row = tile % tiles_per_image * rows;
           const int64_t count = std::min(rows, call.height - row);
@@ -847,13 +973,14 @@ struct Layer {
           for (int64_t q = 0; q < chunks; q++) {
             transform_source(x, image, row, count, q);
             for (int64_t r = 0; r < count; r++) jets_of_row(x, r, width_of(q));
-            if (call.result) multiply(x, packed.data, q, count);
-            if (call.target) accumulate(x, gradients + t * weights_size, q, count);
+            if (call.result) multiply(x, packed, q, count);
+            if (call.target) accumulate(x, gradient, q, count);
           }
           if (call.result) transform_back(x, image, row, count);
         }
+      }
     });
-    if (call.target) unpack(gradients.data, threads);
+    if (call.target) unpack(gradients, threads);
   }
 };
 
