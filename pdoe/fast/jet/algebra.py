@@ -6,6 +6,7 @@ Notation, for a group of n rotations with or without reflections:
   jet. A frame rotated by :math:`\theta` multiplies its coefficients by
   :math:`e^{-i(p-q)\theta}`. Of the 15 operators with p + q <= 4 the layers need 13: the operator
   uuvv has no part along Z_31 and Z_13.
+- Operators of one spin p - q may be mixed with each other, see :func:`mixing`.
 - :math:`\tilde f(m)` is the orthonormal Fourier transform of a field over the n rotations. Its real
   and imaginary parts are n *planes*, see :func:`transform`.
 - A *block* is one output frequency. It is the product of *slots*, real parts of
@@ -90,7 +91,7 @@ class Form:
 
     @property
     def algebra(self) -> Algebra:
-        return algebra(self.group, self.offset)
+        return algebra(self.group, self.offset, self.bank)
 
     @property
     def taps(self) -> np.ndarray:
@@ -122,16 +123,32 @@ def transform(n: int) -> np.ndarray:
     return np.stack(rows) / math.sqrt(n)
 
 
+def mixing(taps: np.ndarray) -> np.ndarray:
+    """What makes operators of one spin orthogonal as stencils: the four numbers a, b, c, d in
+
+    Z_11 + a Z_00, Z_22 + b (Z_11 + a Z_00) + c Z_00 and Z_21 + d Z_10.
+
+    A filter is then no small difference of large derivatives: rounding in bfloat16 costs half.
+    """
+    z = _plain_stencils(taps)
+    z00, z11, z22, z10, z21 = (
+        z[HALF[pair][0]] for pair in ((0, 0), (1, 1), (2, 2), (1, 0), (2, 1))
+    )
+
+    def remove(stencil: np.ndarray, other: np.ndarray) -> float:
+        return -np.sum(stencil * other) / np.sum(other * other)
+
+    a = remove(z11, z00)
+    return np.array([a, remove(z22, z11 + a * z00), remove(z22, z00), remove(z21, z10)])
+
+
 def jet_stencils(taps: np.ndarray) -> np.ndarray:
     """The 13 real jets as stencils, from the derivatives 0 ... 4 along an axis: [13, k, k]."""
-    partials = np.stack([np.outer(taps[j, ::-1], taps[i]) for i, j in JET])
-    rows = np.zeros((REAL_JETS, len(JET)))
-    for (p, q), (real, imaginary) in HALF.items():
-        coefficients = _complex_partials(p, q)
-        rows[real] = coefficients.real
-        if imaginary is not None:
-            rows[imaginary] = coefficients.imag
-    return np.einsum("rk,kyx->ryx", rows, partials)
+    z, (a, b, c, d) = _plain_stencils(taps), mixing(taps)
+    z[5] += a * z[0]
+    z[12] += b * z[5] + c * z[0]
+    z[8:10] += d * z[1:3]
+    return z
 
 
 def derivative_taps(kind: str, size: int | None, width: float | None) -> np.ndarray:
@@ -144,11 +161,13 @@ def derivative_taps(kind: str, size: int | None, width: float | None) -> np.ndar
 
 
 @lru_cache(maxsize=32)
-def algebra(group: PointGroup, offset: float) -> Algebra:
-    """The constants of the jet form over a group."""
+def algebra(
+    group: PointGroup, offset: float, bank: tuple[str, int | None, float | None]
+) -> Algebra:
+    """The constants of the jet form over a group; ``bank`` is its kind, size and width."""
     n = group.n
     blocks, numbers = _blocks(n)
-    forward = _coefficients(group, offset)
+    forward = _coefficients(group, _pixels_in_jet(offset, derivative_taps(*bank)))
     # The transposed layer takes (c', g) to (c, h): relative rotation -d, frame of the other end,
     # stencils mirrored at their centre.
     d = np.arange(n)
@@ -161,6 +180,18 @@ def algebra(group: PointGroup, offset: float) -> Algebra:
     )
 
 
+def _plain_stencils(taps: np.ndarray) -> np.ndarray:
+    """Real and imaginary parts of the operators Z_pq: [13, k, k]."""
+    partials = np.stack([np.outer(taps[j, ::-1], taps[i]) for i, j in JET])
+    rows = np.zeros((REAL_JETS, len(JET)))
+    for (p, q), (real, imaginary) in HALF.items():
+        coefficients = _complex_partials(p, q)
+        rows[real] = coefficients.real
+        if imaginary is not None:
+            rows[imaginary] = coefficients.imag
+    return np.einsum("rk,kyx->ryx", rows, partials)
+
+
 def _complex_partials(p: int, q: int) -> np.ndarray:
     """Z_pq in the partial derivatives of ``JET``: complex [15]."""
     polynomial = np.ones(1, complex)
@@ -169,8 +200,8 @@ def _complex_partials(p: int, q: int) -> np.ndarray:
     return np.array([polynomial[b] if a + b == p + q else 0 for a, b in JET])
 
 
-def _pixels_in_jet(offset: float) -> np.ndarray:
-    """The nine pixels of the reference frame in the complex jet: complex [9, 13]."""
+def _pixels_in_jet(offset: float, taps: np.ndarray) -> np.ndarray:
+    """The nine pixels of the reference frame in the mixed operators: complex [9, 13]."""
     frame = np.array(rotation(offset))
     pixels = pixels_in_operators() @ np.array([turned(i, j, frame) for i, j in OPERATORS])
     every = [(d - q, q) for d in range(5) for q in range(d + 1)]
@@ -178,10 +209,15 @@ def _pixels_in_jet(offset: float) -> np.ndarray:
     pixels = pixels @ inverse
     left_out = [every.index(pair) for pair in ((3, 1), (1, 3))]
     assert np.abs(pixels[:, left_out]).max() < 1e-12
-    return pixels[:, [every.index(pair) for pair in OPERATOR_PAIRS]]
+    a, b, c, d = mixing(taps)
+    of = {pair: pixels[:, every.index(pair)] for pair in OPERATOR_PAIRS}
+    of[0, 0] = of[0, 0] - a * of[1, 1] - c * of[2, 2]
+    of[1, 1] = of[1, 1] - b * of[2, 2]
+    of[1, 0], of[0, 1] = of[1, 0] - d * of[2, 1], of[0, 1] - d * of[1, 2]
+    return np.stack([of[pair] for pair in OPERATOR_PAIRS], 1)
 
 
-def _coefficients(group: PointGroup, offset: float) -> np.ndarray:
+def _coefficients(group: PointGroup, pixels: np.ndarray) -> np.ndarray:
     """The layer in the complex jet, as a function of its weight: [M, M, n, 9 G, 13].
 
     Axes: copy of the output, copy of the input, relative rotation d = h - g, weight, operator.
@@ -189,7 +225,6 @@ def _coefficients(group: PointGroup, offset: float) -> np.ndarray:
     exp(-i (p - q) 2 pi r / n).
     """
     n, copies = group.n, 1 + group.reflections
-    pixels = _pixels_in_jet(offset)
     quotient = np.asarray(group.quotient)
     result = np.zeros((copies, copies, n, len(group), 9, len(OPERATOR_PAIRS)), complex)
     for out in range(copies):

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ...banks.finite_differences import CENTRAL
-from ...groups import PointGroup
 from ..cpu import _pixels_first
-from .algebra import REAL_JETS, Form, algebra
+from .algebra import REAL_JETS, Form, mixing
 from .library import JetCall, load
 from .reference import block_numbers, reference
 
@@ -22,9 +21,9 @@ _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
 @lru_cache(maxsize=64)
-def _tables(group: PointGroup, offset: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tables(form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The blocks, the slots and the transform, as the C++ code reads them."""
-    constants = algebra(group, offset)
+    constants = form.algebra
     blocks = [(len(block), len(block[0].weights)) for block in constants.blocks]
     slots = []
     for block in constants.blocks:
@@ -40,8 +39,8 @@ def _tables(group: PointGroup, offset: float) -> tuple[np.ndarray, np.ndarray, n
 
 
 @lru_cache(maxsize=64)
-def _map(group: PointGroup, offset: float, adjoint: bool, dtype: torch.dtype) -> Tensor:
-    constants = algebra(group, offset)
+def _map(form: Form, adjoint: bool, dtype: torch.dtype) -> Tensor:
+    constants = form.algebra
     with torch.inference_mode(False):
         return torch.tensor(constants.adjoint_map if adjoint else constants.weight_map, dtype=dtype)
 
@@ -66,8 +65,9 @@ def _run(
     results: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
-    blocks, slots, fourier = _tables(form.group, form.offset)
+    blocks, slots, fourier = _tables(form)
     taps = np.ascontiguousarray(form.taps)
+    mixed = mixing(taps)
     n, order = form.group.n, len(form.group)
     outputs = numbers.shape[2]
     rows = _pixels_first(source).contiguous()
@@ -84,7 +84,7 @@ def _run(
         numbers=_NUMBERS[rows.dtype], cache=TILE_BYTES,
         central=form.taps is CENTRAL,
         block_table=blocks.ctypes.data, slot_table=slots.ctypes.data,
-        transform=fourier.ctypes.data, taps=taps.ctypes.data,
+        transform=fourier.ctypes.data, taps=taps.ctypes.data, mixing=mixed.ctypes.data,
         source=rows.data_ptr(), weights=numbers.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         result=None if result is None else result.data_ptr(),
@@ -120,7 +120,7 @@ class JetConv(torch.autograd.Function):
         ctx.form, ctx.channels_last = form, channels_last
         sizes = tuple(x.shape[-2:])
         results = Grid(tuple(form.size_of(side) for side in sizes), form.start, form.stride)
-        constant = _map(form.group, form.offset, False, weight.dtype)
+        constant = _map(form, False, weight.dtype)
         numbers = block_numbers(weight, constant).contiguous()
         if bias is not None:
             bias = bias.repeat_interleave(1 + form.group.reflections)
@@ -140,7 +140,7 @@ class JetConv(torch.autograd.Function):
             return None, None, of_bias, None, None
         if torch.is_grad_enabled():
             return *_twice_differentiable(x, weight, gradient, form, wanted), of_bias, None, None
-        constant = _map(form.group, form.offset, True, weight.dtype)
+        constant = _map(form, True, weight.dtype)
         numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
         source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
         results = Grid(tuple(x.shape[-2:]), 0, 1)

@@ -403,6 +403,7 @@ extern "C" struct JetCall {
   const int32_t* slot_table;   // [slots][7]: kind, first, second, (number, sign) of two parts
   const double* transform;     // [n][n]
   const double* taps;          // [5][2 radius + 1]
+  const double* mixing;        // [4], see algebra.py
   const void* source;          // [B, H, W, C, n]
   const void* weights;         // [13 n, C, C']
   const void* bias;            // [C'] or null
@@ -471,14 +472,14 @@ struct Layer {
   const int64_t C, K, W;  // inputs, outputs, width of a row of slots in pixels
   std::vector<Block> blocks;
   const Transform<S> transform;
-  const std::vector<S> taps;
+  const std::vector<S> taps, mixing;
   int64_t chunk, chunks, rows, tiles_per_image, tiles, pixels;
   int64_t weights_size = 0, result_width = 0;
 
   explicit Layer(const JetCall& c)
       : call(c), n(int(c.order)), radius(int(c.radius)), C(c.inputs), K(c.outputs),
         W(c.width * c.step), transform(c.transform, int(c.order)),
-        taps(c.taps, c.taps + 5 * (2 * c.radius + 1)) {
+        taps(c.taps, c.taps + 5 * (2 * c.radius + 1)), mixing(c.mixing, c.mixing + 4) {
     plan();
     int first = 0;
     for (int i = 0; i < c.blocks; i++) {
@@ -535,9 +536,10 @@ struct Layer {
         std::vector<S> line(b.columns);
         S* to = packed + at(b, q);
         for (int s = 0; s < b.slots; s++)
-          for (int64_t c = 0; c < valid; c++) {
+          for (int64_t c = 0; c < wide; c++) {
             const int32_t* slot = call.slot_table + 7 * (b.first + s);
-            for (int part = 0; part < b.parts; part++) {
+            if (c == valid) line.assign(b.columns, S(0));  // the channel that makes a pair
+            for (int part = 0; part < b.parts && c < valid; part++) {
               const S* from = numbers + (slot[3 + 2 * part] * C + q * chunk + c) * K;
               const S sign = S(slot[4 + 2 * part]);
               for (int64_t k = 0; k < K; k++) line[part * K + k] = sign * from[k];
@@ -693,20 +695,20 @@ struct Layer {
   // ---- 2. Jets of a row
   // Entries of `j` lie `B` apart: so many blocks of lanes are made side by side.
   template <int B>
-  static inline void combine(Vec<S>* j, Vec<S> m00, Vec<S> m10, Vec<S> m01, Vec<S> m20, Vec<S> m11,
+  inline void combine(Vec<S>* j, Vec<S> m00, Vec<S> m10, Vec<S> m01, Vec<S> m20, Vec<S> m11,
                       Vec<S> m02, Vec<S> m30, Vec<S> m21, Vec<S> m12, Vec<S> m03, Vec<S> m40,
-                      Vec<S> m31, Vec<S> m22, Vec<S> m13, Vec<S> m04) {
+                      Vec<S> m31, Vec<S> m22, Vec<S> m13, Vec<S> m04) const {
+    const Vec<S> z11 = m20 + m02 + mixing[0] * m00, ends = m40 + m04;
     j[0 * B] = m00;
     j[1 * B] = m10, j[2 * B] = m01;
-    j[3 * B] = m20 - m02, j[4 * B] = m11 + m11, j[5 * B] = m20 + m02;
+    j[3 * B] = m20 - m02, j[4 * B] = m11 + m11, j[5 * B] = z11;
     j[6 * B] = m30 - S(3) * m12, j[7 * B] = S(3) * m21 - m03;
-    j[8 * B] = m30 + m12, j[9 * B] = m21 + m03;
-    const Vec<S> ends = m40 + m04;
+    j[8 * B] = m30 + m12 + mixing[3] * m10, j[9 * B] = m21 + m03 + mixing[3] * m01;
     j[10 * B] = ends - S(6) * m22, j[11 * B] = S(4) * (m31 - m13);
-    j[12 * B] = ends + S(2) * m22;
+    j[12 * B] = ends + S(2) * m22 + mixing[1] * z11 + mixing[2] * m00;
   }
   template <int B>
-  static inline void central_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) {
+  inline void central_jets(const S* p, int64_t pitch, int64_t w, Vec<S>* j) const {
     const S half = S(0.5);
     Vec<S> c[5], u[5], d[5], u2[3], d2[3];
 #pragma GCC unroll 5

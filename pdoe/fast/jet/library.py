@@ -27,8 +27,8 @@ _INTEGERS = (
     "numbers", "cache", "central",
 )  # fmt: skip
 _POINTERS = (
-    "block_table", "slot_table", "transform", "taps", "source", "weights", "bias", "result",
-    "target", "gradient",
+    "block_table", "slot_table", "transform", "taps", "mixing", "source", "weights", "bias",
+    "result", "target", "gradient",
 )  # fmt: skip
 
 

@@ -1,0 +1,295 @@
+"""The jet form of a group convolution is the dense layer: same weights, numbers and symmetry."""
+
+import copy
+import logging
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from pdoe import GroupConv, PointGroup
+from pdoe.fast import jet
+from pdoe.fast.cpu import is_channels_last, to_channels_last
+from pdoe.fast.jet import function, library
+from pdoe.fast.jet.algebra import algebra
+from pdoe.fast.jet.reference import reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ROTATIONS = [f"p{n}" for n in (*range(1, 18), 24)]
+MIRRORED = [f"p{n}m" for n in (*range(1, 10), 12, 16, 17)]
+EVERY_GROUP = ROTATIONS + MIRRORED
+# Fields in and out, map, and the rest of a layer; sizes that no tile, chunk or vector divides.
+LAYERS = [
+    (2, 3, (9, 10), {}),
+    (5, 17, (7, 12), {"offset": math.pi / 8, "padding": 1, "bias": True}),
+    (3, 2, (12, 11), {"offset": 0.3, "size": 7, "padding": 0, "stride": 2}),
+    (2, 3, (5, 6), {"offset": 0.2, "bank": "gaussian", "padding": 3, "stride": 2}),
+    (3, 2, (10, 9), {"offset": -0.7, "bank": "gaussian", "size": 9, "bias": True}),
+]
+built = pytest.fixture(scope="module")(library.load)
+
+
+@pytest.fixture
+def compiled(built):
+    if built is None:
+        pytest.skip("no C++ compiler")
+
+
+def layer_of(name, inputs, outputs, dtype=torch.float64, **options):
+    layer = GroupConv(PointGroup.named(name), inputs, outputs, dtype=dtype, **options)
+    if layer.bias is not None:
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+def map_of(layer, size=(9, 9), batch=2):
+    dtype = layer.weight.dtype
+    return torch.randn(batch, layer.in_channels, len(layer.group), *size, dtype=dtype)
+
+
+def by(algorithm, layer, x, gradient=None):
+    """The result of a layer, and with a gradient those of its input and parameters."""
+    layer.algorithm = algorithm
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    if gradient is None:
+        return [y.detach()]
+    return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], gradient)]
+
+
+def errors(found, expected):
+    """Largest error of each tensor beside its largest number."""
+    assert [each.shape for each in found] == [each.shape for each in expected]
+    return [
+        ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()
+        for a, b in zip(found, expected, strict=True)
+    ]
+
+
+# ---- The algebra --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY_GROUP)
+def test_the_algebra_is_that_of_the_dense_layer(name):
+    for inputs, outputs, size, options in LAYERS:
+        layer = layer_of(name, inputs, outputs, **options | {"bias": False})
+        x = map_of(layer, size, batch=1)
+        found = reference(x, layer.weight, jet.form_of(layer))
+        (expected,) = by("dense", layer, x)
+        assert max(errors([found], [expected])) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["p8", "p5", "p6m"])
+def test_the_product_takes_thirteen_numbers_for_each_rotation(name):
+    group = PointGroup.named(name)
+    constants = algebra(group, 0.3, ("operators", None, None))
+    assert sum(map(len, constants.blocks)) == 13 * group.n
+    products = sum(len(block) * len(block[0].weights) for block in constants.blocks)
+    assert products == 26 * group.n - 13 * (1 + (group.n % 2 == 0))
+    assert constants.weight_map.shape[2] == 13 * group.n
+
+
+# ---- The C++ code -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", [function.TILE_BYTES, 20_000])
+@pytest.mark.parametrize("name", EVERY_GROUP)
+def test_result_and_gradients_are_those_of_the_dense_layer(name, tile, compiled, monkeypatch):
+    monkeypatch.setattr(function, "TILE_BYTES", tile)
+    for inputs, outputs, size, options in LAYERS:
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            layer = layer_of(name, inputs, outputs, dtype, **options)
+            x = map_of(layer, size)
+            gradient = torch.randn_like(by("dense", layer, x)[0])
+            exact = [each.double() for each in (x, gradient)]
+            expected = by("dense", copy.deepcopy(layer).double(), *exact)
+            assert max(errors(by("jet", layer, x, gradient), expected)) < tolerance
+
+
+@pytest.mark.parametrize("inputs, outputs", [(1, 1), (16, 45), (23, 11), (33, 50)])
+def test_chunks_of_channels_and_panels_of_results_add_up(inputs, outputs, compiled):
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        layer = layer_of("p8", inputs, outputs, dtype, offset=math.pi / 8)
+        x = map_of(layer, (17, 5))
+        gradient = torch.randn_like(by("dense", layer, x)[0])
+        exact = [each.double() for each in (x, gradient)]
+        expected = by("dense", copy.deepcopy(layer).double(), *exact)
+        assert max(errors(by("jet", layer, x, gradient), expected)) < tolerance
+
+
+@pytest.mark.parametrize(
+    "name, fields", [("p8", 11), ("p8", 23), ("p6", 7), ("p16", 5), ("p4m", 6)]
+)
+@pytest.mark.parametrize("bank", jet.BANKS)
+def test_in_16_bits_errors_are_at_most_twice_those_of_the_dense_layer(name, fields, bank, compiled):
+    layer = layer_of(name, fields, fields, torch.float32, bank=bank, offset=math.pi / 8)
+    x = map_of(layer, (13, 12), batch=4).bfloat16().float()
+    exact = copy.deepcopy(layer).double()
+    gradient = torch.randn_like(x).bfloat16()
+    expected = by("dense", exact, x.double(), gradient.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        dense, ours = (by(algorithm, layer, x, gradient) for algorithm in ("dense", "jet"))
+    assert [each.dtype for each in ours] == [each.dtype for each in dense]
+
+    def rms(found):
+        pairs = zip(found, expected, strict=True)
+        return [((a.double() - b).norm() / b.norm()).item() for a, b in pairs]
+
+    for mine, theirs in zip(rms(ours), rms(dense), strict=True):
+        assert mine < 2 * theirs
+
+
+def test_gradients_are_those_of_finite_differences_twice(compiled):
+    for name, options in [("p8", {"offset": 0.3, "bias": True}), ("p3m", {"stride": 2})]:
+        layer = layer_of(name, 1, 2, **options)
+        layer.algorithm = "jet"
+        x = map_of(layer, (4, 3), batch=1).requires_grad_()
+        names, parameters = zip(*layer.named_parameters(), strict=True)
+
+        def call(x, *values, layer=layer, names=names):
+            values = dict(zip(names, values, strict=True))
+            return torch.func.functional_call(layer, values, x)
+
+        assert torch.autograd.gradcheck(call, (x, *parameters), fast_mode=True)
+        assert torch.autograd.gradgradcheck(call, (x, *parameters), fast_mode=True)
+
+
+def test_a_batch_of_none_or_one_image_is_no_exception(compiled):
+    layer = layer_of("p8", 3, 2, torch.float32)
+    x = map_of(layer, batch=5)
+    (whole,) = by("jet", layer, x)
+    assert torch.equal(torch.cat([by("jet", layer, image)[0] for image in x.split(1)]), whole)
+    empty = x[:0].requires_grad_()
+    layer(empty).sum().backward()
+    assert empty.grad.shape == x[:0].shape and layer.weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_are_the_same_bits_run_after_run(threads, compiled):
+    torch.set_num_threads(threads)
+    layer = layer_of("p8", 11, 11, torch.float32)
+    x = map_of(layer, (20, 20), batch=3)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+            gradient = torch.randn(x.shape).to(dtype)
+            first = by("jet", layer, x, gradient)
+            for _ in range(5):
+                again = by("jet", layer, x, gradient)
+                assert all(map(torch.equal, again, first))
+
+
+def test_it_commutes_with_the_group_as_the_dense_layer_does(compiled, by_matrices):
+    for name in ("p4", "p8", "p6m", "p4m"):
+        layer = layer_of(name, 2, 3, offset=0.1)
+        layer.algorithm = "jet"
+        assert by_matrices.errors(layer, layer.group, map_of(layer)) < 1e-12
+    layer = layer_of("p8", 4, 4, torch.float32)
+    x = map_of(layer, (16, 16))
+    found = []
+    for algorithm in ("jet", "dense"):
+        layer.algorithm = algorithm
+        found.append(by_matrices.errors(layer, layer.group, x))
+    assert found[0] < 1.5 * found[1]
+
+
+def test_what_is_not_asked_for_is_not_computed(compiled):
+    layer = layer_of("p8", 3, 2, bias=True)
+    x = map_of(layer).requires_grad_()
+    layer.algorithm = "jet"
+    gradient = torch.randn_like(layer(x))
+    whole = torch.autograd.grad(layer(x), [x, *layer.parameters()], gradient)
+    for one, expected in zip([x, *layer.parameters()], whole, strict=True):
+        assert torch.equal(torch.autograd.grad(layer(x), one, gradient)[0], expected)
+
+
+def test_the_input_alone_is_kept_for_the_backward_pass(compiled):
+    layer = layer_of("p8", 4, 4, torch.float32)
+    layer.algorithm = "jet"
+    x, kept = map_of(layer).requires_grad_(), set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.add(t.data_ptr()) or t, lambda t: t
+    ):
+        layer(x)
+    assert kept <= {x.data_ptr(), layer.weight.data_ptr()}
+
+
+def test_maps_stay_in_their_layout_and_are_no_views(compiled):
+    layer = layer_of("p8", 3, 5, torch.float32)
+    layer.algorithm = "jet"
+    x = map_of(layer)
+    for given, is_kept in (
+        (x, torch.Tensor.is_contiguous),
+        (to_channels_last(x), is_channels_last),
+    ):
+        given = given.requires_grad_()
+        y = layer(given)
+        assert is_kept(y)
+        gradient = torch.randn_like(y)
+        assert is_kept(torch.autograd.grad(y, given, gradient, retain_graph=True)[0])
+        y.relu_()
+
+
+# ---- Where it is used ---------------------------------------------------------------------------
+
+
+def test_an_unknown_algorithm_or_bank_is_refused_by_name():
+    layer = layer_of("p4", 1, 1)
+    layer.algorithm = "fast"
+    with pytest.raises(ValueError, match="algorithm is one of auto, dense, jet, not 'fast'"):
+        layer(map_of(layer))
+    layer = layer_of("p4", 1, 1, bank="pixels")
+    layer.algorithm = "jet"
+    with pytest.raises(ValueError, match="bank 'pixels' has no jet form"):
+        layer(map_of(layer))
+
+
+def test_without_a_compiler_layers_stay_dense_and_one_line_tells_so(monkeypatch, caplog, tmp_path):
+    def fail(path):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "ä b"))
+    monkeypatch.setattr(library, "_build", fail)
+    library.load.cache_clear()
+    try:
+        layer = layer_of("p8", 3, 3, torch.float32)
+        x = map_of(layer)
+        with caplog.at_level(logging.WARNING):
+            assert torch.equal(by("jet", layer, x)[0], by("dense", layer, x)[0])
+            by("jet", layer, x)
+        assert [r.getMessage() for r in caplog.records] == [
+            "the jet form could not be built, layers stay dense: no compiler"
+        ]
+    finally:
+        library.load.cache_clear()
+
+
+def test_in_64_bits_auto_is_dense():
+    layer = layer_of("p8", 16, 16)
+    x = map_of(layer)
+    assert torch.equal(by("auto", layer, x)[0], by("dense", layer, x)[0])
+
+
+def test_captured_and_transformed_layers_are_dense(compiled, monkeypatch):
+    layer = layer_of("p8", 3, 2, torch.float32)
+    x = map_of(layer)
+    (expected,) = by("dense", layer, x)
+    layer.algorithm = "jet"
+    monkeypatch.setattr(function, "load", lambda: pytest.fail("the jet form was used"))
+    y, _ = torch.func.jvp(layer, (x,), (x,))
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.func.vmap(layer)(x[None])[0], expected)
+    program = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(program(x), expected)
+    assert torch.jit.trace(layer, x, check_trace=False)(x).shape == expected.shape
+    assert layer.to("meta")(x.to("meta")).shape == expected.shape
+
+
+def test_copies_pickles_and_states_are_those_of_a_layer(compiled):
+    layer = layer_of("p8", 3, 2)
+    layer.algorithm = "jet"
+    (expected,) = by("jet", layer, x := map_of(layer))
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert twin.algorithm == "jet" and torch.equal(twin(x), expected)
+    assert list(layer.state_dict()) == ["weight"]
