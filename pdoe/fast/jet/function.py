@@ -20,22 +20,38 @@ TILE_BYTES = 416 * 1024  # of slots: they and what is multiplied with them fit i
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 
 
-@lru_cache(maxsize=64)
-def _tables(form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The blocks, the slots and the transform, as the C++ code reads them."""
+def _tables(form: Form) -> dict[str, np.ndarray]:
+    """Blocks, slots and stencils, as the C++ code reads them."""
     constants = form.algebra
-    blocks = [(len(block), len(block[0].weights)) for block in constants.blocks]
     slots = []
     for block in constants.blocks:
         for slot in block:
             places = [plane * REAL_JETS + jet for jet, plane in (slot.first, slot.second)]
             numbers = [value for pair in slot.weights for value in pair]
             slots.append([slot.kind, *places, *numbers, *[0] * (4 - len(numbers))])
-    return (
-        np.array(blocks, np.int32),
-        np.array(slots, np.int32),
-        np.ascontiguousarray(constants.transform),
-    )
+    blocks = [(len(block), len(block[0].weights)) for block in constants.blocks]
+    return {
+        "block_table": np.array(blocks, np.int32),
+        "slot_table": np.array(slots, np.int32),
+        "transform": np.ascontiguousarray(constants.transform),
+        "taps": np.ascontiguousarray(form.taps),
+        "mixing": mixing(form.taps),
+    }
+
+
+@lru_cache(maxsize=64)
+def _constant_arguments(form: Form) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """The arguments that are those of a form, and the tables that they point to."""
+    tables = _tables(form)
+    arguments = {
+        "order": form.group.n,
+        "radius": tables["taps"].shape[1] // 2,
+        "blocks": len(tables["block_table"]),
+        "slots": len(tables["slot_table"]),
+        "central": form.taps is CENTRAL,
+        **{name: table.ctypes.data for name, table in tables.items()},
+    }
+    return arguments, tables
 
 
 @lru_cache(maxsize=64)
@@ -65,31 +81,28 @@ def _run(
     results: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
-    blocks, slots, fourier = _tables(form)
-    taps = np.ascontiguousarray(form.taps)
-    mixed = mixing(taps)
-    n, order = form.group.n, len(form.group)
-    outputs = numbers.shape[2]
+    n, order, outputs = form.group.n, len(form.group), numbers.shape[2]
     rows = _pixels_first(source).contiguous()
-    batch = len(rows)
-    result = _empty_map(rows, batch, outputs * n // order, order, *grid.size) if results else None
     wanted = None if target is None else _pixels_first(target).contiguous()
-    gradient = torch.empty_like(numbers) if target is not None else None
+    result, gradient = None, None
+    if results:
+        result = _empty_map(rows, len(rows), outputs * n // order, order, *grid.size)
+    if target is not None:
+        gradient = torch.empty_like(numbers)
+
+    def address(tensor: Tensor | None) -> int | None:
+        return None if tensor is None else tensor.data_ptr()
+
+    arguments, tables = _constant_arguments(form)  # the call points into the tables
     call = JetCall(
-        order=n, radius=taps.shape[1] // 2, blocks=len(blocks), slots=len(slots), batch=batch,
-        inputs=numbers.shape[1], outputs=outputs,
+        **arguments,
+        batch=len(rows), inputs=numbers.shape[1], outputs=outputs,
         source_height=source_grid.size[0], source_width=source_grid.size[1],
         source_origin=source_grid.origin, source_step=source_grid.step,
         height=grid.size[0], width=grid.size[1], origin=grid.origin, step=grid.step,
         numbers=_NUMBERS[rows.dtype], cache=TILE_BYTES,
-        central=form.taps is CENTRAL,
-        block_table=blocks.ctypes.data, slot_table=slots.ctypes.data,
-        transform=fourier.ctypes.data, taps=taps.ctypes.data, mixing=mixed.ctypes.data,
-        source=rows.data_ptr(), weights=numbers.data_ptr(),
-        bias=None if bias is None else bias.data_ptr(),
-        result=None if result is None else result.data_ptr(),
-        target=None if wanted is None else wanted.data_ptr(),
-        gradient=None if gradient is None else gradient.data_ptr(),
+        source=address(rows), weights=address(numbers), bias=address(bias),
+        result=address(result), target=address(wanted), gradient=address(gradient),
     )  # fmt: skip
     if load().jet_run(ctypes.byref(call)):
         raise RuntimeError("the jet form found no memory for its tiles")
