@@ -143,7 +143,8 @@ def name_panel(line: Line) -> tuple[str, str]:
     if line.provenance not in tables.PUBLISHED_DATA:
         parts.append(f"{line.provenance} data")
     under = textwrap.wrap(", ".join(parts), 42, break_on_hyphens=False)[:3]
-    return f"{line.paper.method}, {group_of(line)}", "\n".join(under)
+    group = group_of(line).partition(" (")[0]
+    return f"{line.paper.method}, {group}", "\n".join(under)
 
 
 def format_seeds(counts: Iterable[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from ..groups import PointGroup
 from ..tables.runs import Run
 from . import figures
 from .contents import NONE, Panel, Report, format_commits, report_missing
-from .figures import Draw
 from .page import fold, join, prose, table, tag
 
 TEXTS = ("case", "phase", "precision", "mode", "rival", "device", "threads", "commit")
@@ -58,56 +58,48 @@ def speed_panels(lines: list[dict]) -> list[Panel]:
     for kind, name in (("network", "Networks"), ("block", "Blocks: layer, norm, ReLU")):
         own = [line for line in lines if line["case"].startswith(f"{kind} ")]
         if own := [line for line in own if line["rival"].startswith("plain")]:
-            panels.append((plot_ratios(name, own), name))
+            panels.append((partial(plot_ratios, name, own), name))
     if fits := fit_exponents(lines):
-        panels.append((plot_scaling(fits), "Time against channels"))
+        panels.append((partial(plot_scaling, fits), "Time against channels"))
     return panels
 
 
-def plot_ratios(name: str, lines: Sequence[dict]) -> Draw:
+def plot_ratios(name: str, lines: Sequence[dict], axes: Any) -> None:
     """Our time over that of the plain network, median and quartiles, by case and phase."""
-
-    def draw(axes: Any) -> None:
-        cases = list(dict.fromkeys(line["case"] for line in lines))
-        styles = {
-            "train": ("training", -0.16, figures.ACCENT, "o"),
-            "eval": ("evaluation", 0.16, figures.SECOND, "D"),
-        }
-        for phase, (label, shift, colour, mark) in styles.items():
-            own = [line for line in lines if line["phase"] == phase]
-            heights = [cases.index(line["case"]) + shift for line in own]
-            low, ratio, high = (
-                np.array([line[name] for line in own]) for name in ("ratio_q1", "ratio", "ratio_q3")
-            )
-            bars = {"xerr": [ratio - low, high - ratio], "elinewidth": 1.2, "markersize": 4.5}
-            axes.errorbar(ratio, heights, **bars, fmt=mark, color=colour, label=label)
-        axes.axvline(1, color=figures.MUTED, linewidth=1)
-        axes.set_yticks(range(len(cases)), [case.partition(" ")[2] for case in cases], fontsize=9)
-        axes.set(ylim=(len(cases) - 0.4, -1.7), xlabel="time, ours / plain")
-        axes.grid(axis="y", visible=False)
-        figures.add_legend(axes, "upper right", ncols=2)
-        figures.set_title(axes, name)
-
-    return draw
+    cases = list(dict.fromkeys(line["case"] for line in lines))
+    styles = {
+        "train": ("training", -0.16, figures.ACCENT, "o"),
+        "eval": ("evaluation", 0.16, figures.SECOND, "D"),
+    }
+    for phase, (label, shift, colour, mark) in styles.items():
+        own = [line for line in lines if line["phase"] == phase]
+        heights = [cases.index(line["case"]) + shift for line in own]
+        low, ratio, high = (
+            np.array([line[name] for line in own]) for name in ("ratio_q1", "ratio", "ratio_q3")
+        )
+        bars = {"xerr": [ratio - low, high - ratio], "elinewidth": 1.2, "markersize": 4.5}
+        axes.errorbar(ratio, heights, **bars, fmt=mark, color=colour, label=label)
+    axes.axvline(1, color=figures.MUTED, linewidth=1)
+    axes.set_yticks(range(len(cases)), [case.partition(" ")[2] for case in cases], fontsize=9)
+    axes.set(ylim=(len(cases) - 0.4, -1.7), xlabel="time, ours / plain")
+    axes.grid(axis="y", visible=False)
+    figures.add_legend(axes, "upper right", ncols=2)
+    figures.set_title(axes, name)
 
 
-def plot_scaling(fits: Fits) -> Draw:
+def plot_scaling(fits: Fits, axes: Any) -> None:
     """Time of a layer against its planar channels |G| x C, with the fitted exponents."""
-
-    def draw(axes: Any) -> None:
-        sizes, times = zip(*(p for _, points in fits.values() for p in points), strict=True)
-        figures.set_log_scale(axes.xaxis, min(sizes) / 1.3, max(sizes) * 1.3)
-        figures.set_log_scale(axes.yaxis, min(times) / 1.6, max(times) * 1.6)
-        for (name, (slope, points)), colour, mark in zip(
-            fits.items(), (figures.ACCENT, figures.SECOND), "oD", strict=True
-        ):
-            style = {"markersize": 5, "fillstyle": "none", "label": f"{name}: exponent {slope:.2f}"}
-            axes.plot(*zip(*points, strict=True), mark, color=colour, **style)
-        axes.set(xlabel="planar channels |G| × C", ylabel="evaluation of a layer, ms")
-        figures.add_legend(axes, "lower right")
-        figures.set_title(axes, "16 × 16 maps, batch 32; p4, p8, p16")
-
-    return draw
+    sizes, times = zip(*(p for _, points in fits.values() for p in points), strict=True)
+    figures.set_log_scale(axes.xaxis, min(sizes) / 1.3, max(sizes) * 1.3)
+    figures.set_log_scale(axes.yaxis, min(times) / 1.6, max(times) * 1.6)
+    for (name, (slope, points)), colour, mark in zip(
+        fits.items(), (figures.ACCENT, figures.SECOND), "oD", strict=True
+    ):
+        style = {"markersize": 5, "fillstyle": "none", "label": f"{name}: exponent {slope:.2f}"}
+        axes.plot(*zip(*points, strict=True), mark, color=colour, **style)
+    axes.set(xlabel="planar channels |G| × C", ylabel="evaluation of a layer, ms")
+    figures.add_legend(axes, "lower right")
+    figures.set_title(axes, "16 × 16 maps, batch 32; p4, p8, p16")
 
 
 def count_planar_channels(case: str) -> int | None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..tables import table as tables
@@ -22,7 +23,6 @@ from .contents import (
     is_first_look,
     report_missing,
 )
-from .figures import Draw
 from .page import Html, fold, join, prose, table, tag
 
 DATA = {"mnistrot": "MNIST-rot", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -121,7 +121,7 @@ def draw_parameters(report: Report, one: Table) -> Html:
         own = [point_of_runs(line) for line in ours if line.paper.row.startswith(f"{name}_")]
         if any(point.parameters for point in [*theirs, *own]):
             title = DATA.get(name, name)
-            panels.append((plot_parameters(title, [*theirs, *own]), title))
+            panels.append((partial(plot_parameters, title, [*theirs, *own]), title))
     if not panels:
         what = f"{one.title}: no parameter count is known."
         return report_missing(what, f"fill in `experiments/{one.name}/paper.csv`")
@@ -152,52 +152,47 @@ def point_of_runs(line: Line) -> Point | None:
     return Point(name, f"{line.ours.mean:.3f}", max(counts), True, bar, bool(recipe))
 
 
-def plot_parameters(name: str, points: Sequence[Point]) -> Draw:
+def plot_parameters(name: str, points: Sequence[Point], axes: Any) -> None:
     """Error against parameters; the names of the points stand at the right, ordered by error.
 
     Systems without a published number of parameters have a strip of their own.
     """
-
-    def draw(axes: Any) -> None:
-        known = [point.parameters for point in points if point.parameters]
-        low, high = min(known) / 1.6, max(known) * 1.6
-        width = high / low
-        strip, right = high * width**0.06, high * width**0.1
-        some_unknown = len(known) < len(points)
-        right = right if some_unknown else high
-        figures.set_log_scale(axes.xaxis, low, right)
-        if some_unknown:
-            # A number of the axis too near to the strip would overlap its question mark.
-            ticks = [tick for tick in axes.get_xticks() if tick * width**0.1 <= strip]
-            names = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
-            axes.set_xticks([*ticks, strip], [*names, "?"])
-            axes.axvline(high, color=figures.MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
-        errors = {point: float(point.error) for point in points}
-        least = min((error for error in errors.values() if error), default=1)
-        bottom = min(max(e - p.bar, least / 2) for p, e in errors.items()) / 1.12
-        top = max(error + point.bar for point, error in errors.items()) * 1.1
-        figures.set_log_scale(axes.yaxis, bottom, top)
-        ordered = sorted(points, key=lambda point: (errors[point], point.name))
-        heights = {p: math.log(max(errors[p], bottom) / bottom, top / bottom) for p in ordered}
-        labels = figures.spread_labels(list(heights.values()), 0.046)
-        for (point, height), label in zip(heights.items(), labels, strict=True):
-            x = point.parameters or strip
-            colour, mark, size = (
-                (figures.ACCENT, "o", 7) if point.ours else (figures.MUTED, "s", 5.5)
-            )
-            leader = [math.log(x / low, right / low), 1.02], [height, label]
-            whole = {"transform": axes.transAxes, "clip_on": False}
-            axes.plot(*leader, **whole, color=figures.FAINT, linewidth=0.8, zorder=1)
-            text = f"{point.error}\u2002{'ours: ' * point.ours}{point.name}"
-            axes.text(1.03, label, text, transform=axes.transAxes, va="center", color=colour)
-            style = {"color": colour, "marker": mark, "markersize": size, "elinewidth": 1.4}
-            style["markerfacecolor"] = figures.SURFACE if point.open else colour
-            axes.errorbar(x, max(errors[point], bottom), point.bar or None, **style)
-        axes.set_xlabel("parameters" + " (?: not published)" * some_unknown)
-        axes.set_ylabel("test error, %")
-        figures.set_title(axes, name)
-
-    return draw
+    known = [point.parameters for point in points if point.parameters]
+    some_unknown = len(known) < len(points)
+    low, high = min(known) / 1.6, max(known) * 1.6
+    width = high / low
+    strip, right = high * width**0.06, high * width**0.1 if some_unknown else high
+    figures.set_log_scale(axes.xaxis, low, right)
+    if some_unknown:
+        # A number of the axis too near to the strip would overlap its question mark.
+        ticks = [tick for tick in axes.get_xticks() if tick * width**0.1 <= strip]
+        names = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
+        axes.set_xticks([*ticks, strip], [*names, "?"])
+        axes.axvline(high, color=figures.MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
+    points = sorted(points, key=lambda point: (float(point.error), point.name))
+    errors = [float(point.error) for point in points]
+    least = min(filter(None, errors), default=1)  # 0 has no place on a logarithmic axis
+    lows = [max(e - p.bar, least / 2) for p, e in zip(points, errors, strict=True)]
+    bottom = min(lows) / 1.12
+    top = max(error + point.bar for point, error in zip(points, errors, strict=True)) * 1.1
+    figures.set_log_scale(axes.yaxis, bottom, top)
+    errors = [max(error, bottom) for error in errors]
+    heights = [math.log(error / bottom, top / bottom) for error in errors]
+    labels = figures.spread_labels(heights, 0.046)
+    for point, error, height, label in zip(points, errors, heights, labels, strict=True):
+        x = point.parameters or strip
+        colour, mark = (figures.ACCENT, "o") if point.ours else (figures.MUTED, "s")
+        leader = [math.log(x / low, right / low), 1.02], [height, label]
+        whole = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot(*leader, **whole, color=figures.FAINT, linewidth=0.8, zorder=1)
+        text = f"{point.error}\u2002{'ours: ' * point.ours}{point.name}"
+        axes.text(1.03, label, text, transform=axes.transAxes, va="center", color=colour)
+        style = {"color": colour, "markersize": 6, "elinewidth": 1.4}
+        style["markerfacecolor"] = figures.SURFACE if point.open else colour
+        axes.errorbar(x, error, point.bar or None, marker=mark, **style)
+    axes.set_xlabel("parameters" + " (?: not published)" * some_unknown)
+    axes.set_ylabel("test error, %")
+    figures.set_title(axes, name)
 
 
 # ---- Every line ---------------------------------------------------------------------------------

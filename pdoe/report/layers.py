@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -13,7 +14,6 @@ from ..banks import OPERATORS, operators, stencil
 from ..groups import rotation
 from . import figures
 from .contents import MEDIUM, Panel, Report, format_commits, report_missing
-from .figures import Draw
 
 COMMAND = (
     "`python scripts/equivariance.py outputs/mnistrot_pdo_p8/seed=0 --results results/equivariance`"
@@ -43,27 +43,23 @@ def add_angles(report: Report) -> None:
             "output, its maximum over orientations and its mean over space (one network for each "
             f"line, n = 1, float64; {format_commits(lines)})."
         )
-        drawn = [(plot_angles(name, own), name) for name, own in panels.items()]
+        drawn = [(partial(plot_angles, name, own), name) for name, own in panels.items()]
         size = MEDIUM[0], 400
         content = report.add_figure("equivariance/angles", heading, drawn, caption, size)
     report.add_section("equivariance", heading, content)
 
 
-def plot_angles(name: str, series: Mapping[str, Mapping[float, float]]) -> Draw:
+def plot_angles(name: str, series: Mapping[str, Mapping[float, float]], axes: Any) -> None:
     """Error against angle, a line for each network and state; trained networks have solid lines."""
-
-    def draw(axes: Any) -> None:
-        networks = list(dict.fromkeys(label.partition(", ")[0] for label in series))
-        for label, curve in series.items():
-            network, _, state = label.partition(", ")
-            colour = figures.SERIES[networks.index(network) % len(figures.SERIES)]
-            style = {"linestyle": "-" if state == "trained" else "--", "linewidth": 1.4}
-            figures.plot_by_angle(axes, curve, color=colour, label=label, **style)
-        axes.set(xlabel="angle", ylabel="equivariance error", ylim=(0, None))
-        figures.set_title(axes, name)
-        figures.add_legend(axes, "upper center", bbox_to_anchor=(0.5, -0.16), handlelength=2.5)
-
-    return draw
+    networks = list(dict.fromkeys(label.partition(", ")[0] for label in series))
+    for label, curve in series.items():
+        network, _, state = label.partition(", ")
+        colour = figures.SERIES[networks.index(network) % len(figures.SERIES)]
+        style = {"linestyle": "-" if state == "trained" else "--", "linewidth": 1.4}
+        figures.plot_by_angle(axes, curve, color=colour, label=label, **style)
+    axes.set(xlabel="angle", ylabel="equivariance error", ylim=(0, None))
+    figures.set_title(axes, name)
+    figures.add_legend(axes, "upper center", bbox_to_anchor=(0.5, -0.16), handlelength=2.5)
 
 
 # ---- Error against grid spacing -----------------------------------------------------------------
@@ -83,7 +79,7 @@ def add_order(report: Report) -> None:
     for group, series in groups.items():
         series = {label: points for label, points in series.items() if len(dict(points)) > 1}
         if series:
-            panels.append((plot_order(group, series), f"{group}; {'; '.join(series)}"))
+            panels.append((partial(plot_order, group, series), f"{group}; {'; '.join(series)}"))
     heading = "Equivariance error against grid spacing"
     content = report_missing("No `results/equivariance/order.csv` yet.", COMMAND)
     if panels:
@@ -98,30 +94,26 @@ def add_order(report: Report) -> None:
     report.add_section("order", heading, content)
 
 
-def plot_order(name: str, series: Mapping[str, Points]) -> Draw:
+def plot_order(name: str, series: Mapping[str, Points], axes: Any) -> None:
     """Error against spacing, both logarithmic; the names of the series stand at the right."""
-
-    def draw(axes: Any) -> None:
-        spacings, errors = zip(*(p for points in series.values() for p in points), strict=True)
-        bottom, top = min(errors) / 2, max(errors) * 2
-        figures.set_log_scale(axes.xaxis, min(spacings) / 1.15, max(spacings) * 1.15)
-        figures.set_log_scale(axes.yaxis, bottom, top)
-        ordered = sorted(series.items(), key=lambda item: max(item[1])[1])
-        wanted = [math.log(max(points)[1] / bottom, top / bottom) for _, points in ordered]
-        heights = figures.spread_labels(wanted, 0.075)
-        for (label, points), height, colour in zip(
-            ordered, heights, cycle(figures.SERIES), strict=False
-        ):
-            slope, intercept = np.polyfit(*np.log(np.array(points).T), 1)
-            ends = np.array([min(points)[0], max(points)[0]])
-            axes.plot(ends, np.exp(intercept) * ends**slope, color=colour, linewidth=1)
-            axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4)
-            style = {"va": "center", "fontsize": 9.5, "color": colour}
-            axes.annotate(label, (1.02, height), xycoords="axes fraction", **style)
-        axes.set(xlabel="grid spacing", ylabel="error")
-        figures.set_title(axes, name)
-
-    return draw
+    spacings, errors = zip(*(p for points in series.values() for p in points), strict=True)
+    bottom, top = min(errors) / 2, max(errors) * 2
+    figures.set_log_scale(axes.xaxis, min(spacings) / 1.15, max(spacings) * 1.15)
+    figures.set_log_scale(axes.yaxis, bottom, top)
+    ordered = sorted(series.items(), key=lambda item: max(item[1])[1])
+    wanted = [math.log(max(points)[1] / bottom, top / bottom) for _, points in ordered]
+    heights = figures.spread_labels(wanted, 0.075)
+    for (label, points), height, colour in zip(
+        ordered, heights, cycle(figures.SERIES), strict=False
+    ):
+        slope, intercept = np.polyfit(*np.log(np.array(points).T), 1)
+        ends = np.array([min(points)[0], max(points)[0]])
+        axes.plot(ends, np.exp(intercept) * ends**slope, color=colour, linewidth=1)
+        axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4)
+        style = {"va": "center", "fontsize": 9.5, "color": colour}
+        axes.annotate(label, (1.02, height), xycoords="axes fraction", **style)
+    axes.set(xlabel="grid spacing", ylabel="error")
+    figures.set_title(axes, name)
 
 
 # ---- Filters ------------------------------------------------------------------------------------
@@ -134,7 +126,7 @@ def add_filters(report: Report) -> None:
         "The nine basis operators as central differences on the pixel grid. Orange is positive, "
         "blue negative."
     )
-    panels = [(draw_stencils(names), ", ".join(names))]
+    panels = [(partial(draw_stencils, names), ", ".join(names))]
     stencils = report.add_figure(
         "equivariance/stencils", "The nine basis stencils", panels, caption, (410, 430)
     )
@@ -144,7 +136,7 @@ def add_filters(report: Report) -> None:
         "Two columns further is a rotation by 90°, which maps the pixel grid to itself and is "
         "exact. One column further is 45°, exact up to second order in the grid spacing."
     )
-    panels = [(draw_filters(8), "Sobel, ∂u² and ∂u²∂v at eight angles")]
+    panels = [(partial(draw_filters, 8), "Sobel, ∂u² and ∂u²∂v at eight angles")]
     title = "Filters in the frames of p8"
     filters = report.add_figure("equivariance/filters", title, panels, caption, (640, 280))
     report.add_section("filters", "Stencils and filters", stencils, filters)
@@ -165,23 +157,20 @@ def draw_kernel(
     axes.plot(*box, color=figures.FAINT, linewidth=0.8)
 
 
-def draw_stencils(names: Sequence[str]) -> Draw:
-    def draw(axes: Any) -> None:
-        for number, (powers, name) in enumerate(zip(OPERATORS, names, strict=True)):
-            taps = stencil(*powers)
-            edge = (len(taps) - 3) // 2
-            taps = taps[edge : edge + 3, edge : edge + 3]
-            x, y = 3.8 * (number % 3), 4.2 * (number // 3)
-            draw_kernel(axes, taps, (x, y), 0.6)  # numbers stay legible on it
-            axes.text(x + 1.5, y - 0.2, name, ha="center", va="bottom")
-            for row, column in np.argwhere(taps):
-                text = f"{taps[row, column]:g}".replace("-", "\N{MINUS SIGN}")
-                place = x + column + 0.5, y + row + 0.5
-                axes.text(*place, text, ha="center", va="center", fontsize=9, color=figures.INK)
-        axes.set(xlim=(-0.2, 10.8), ylim=(11.6, -0.9), aspect="equal")
-        axes.set_axis_off()
-
-    return draw
+def draw_stencils(names: Sequence[str], axes: Any) -> None:
+    for number, (powers, name) in enumerate(zip(OPERATORS, names, strict=True)):
+        taps = stencil(*powers)
+        edge = (len(taps) - 3) // 2
+        taps = taps[edge : edge + 3, edge : edge + 3]
+        x, y = 3.8 * (number % 3), 4.2 * (number // 3)
+        draw_kernel(axes, taps, (x, y), 0.6)  # numbers stay legible on it
+        axes.text(x + 1.5, y - 0.2, name, ha="center", va="bottom")
+        for row, column in np.argwhere(taps):
+            text = f"{taps[row, column]:g}".replace("-", "\N{MINUS SIGN}")
+            place = x + column + 0.5, y + row + 0.5
+            axes.text(*place, text, ha="center", va="center", fontsize=9, color=figures.INK)
+    axes.set(xlim=(-0.2, 10.8), ylim=(11.6, -0.9), aspect="equal")
+    axes.set_axis_off()
 
 
 def frame_filters(n: int) -> dict[str, np.ndarray]:
@@ -195,18 +184,15 @@ def frame_filters(n: int) -> dict[str, np.ndarray]:
     return {"Sobel": sobel, "∂u²": bank[2, 0], "∂u²∂v": bank[2, 1]}
 
 
-def draw_filters(n: int) -> Draw:
-    def draw(axes: Any) -> None:
-        filters = frame_filters(n)
-        step = 5.8
-        for row, (name, kernels) in enumerate(filters.items()):
-            axes.text(-0.6, row * step + 2.5, name, ha="right", va="center")
-            for column, kernel in enumerate(kernels):
-                draw_kernel(axes, kernel, (column * step, row * step))
-        for column in range(n):
-            style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": figures.MUTED}
-            axes.text(column * step + 2.5, -0.5, f"{360 * column / n:g}°", **style)
-        axes.set(xlim=(-5, n * step), ylim=(len(filters) * step, -2), aspect="equal")
-        axes.set_axis_off()
-
-    return draw
+def draw_filters(n: int, axes: Any) -> None:
+    filters = frame_filters(n)
+    step = 5.8
+    for row, (name, kernels) in enumerate(filters.items()):
+        axes.text(-0.6, row * step + 2.5, name, ha="right", va="center")
+        for column, kernel in enumerate(kernels):
+            draw_kernel(axes, kernel, (column * step, row * step))
+    for column in range(n):
+        style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": figures.MUTED}
+        axes.text(column * step + 2.5, -0.5, f"{360 * column / n:g}°", **style)
+    axes.set(xlim=(-5, n * step), ylim=(len(filters) * step, -2), aspect="equal")
+    axes.set_axis_off()
