@@ -489,12 +489,3 @@ def test_a_browser_shows_every_table_and_figure_on_wide_and_narrow_screens(full,
         assert screen["tables"] == elements.count("table")
         assert screen["figures"] == elements.count("figure")
         assert screen["drawings"] == elements.count("svg")
-
-
-def test_the_browser_notices_a_wide_element_and_a_blocked_load(place, undrawn, tmp_path):
-    wide = '<div style="width: 600px; height: 9px"></div><img src="https://localhost/x.png">'
-    page = place.compose()[0].replace("<nav", f"{wide}<nav", 1)
-    found, console = open_in_browser(tmp_path, page)
-    narrow = min(found, key=lambda screen: screen["width"])
-    assert narrow["content"] > narrow["width"]
-    assert any("Content Security Policy" in line for line in console)
