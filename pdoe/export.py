@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .fast.cpu import ChannelsLast, Dropout, MaxPool
-from .fast.norm import BatchNorm
+from .fast import BatchNorm, ChannelsLast, Dropout, MaxPool
 from .layers import GroupConv, GroupPool, LiftingConv
 
 _LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm, ChannelsLast)

@@ -591,12 +591,12 @@ def test_a_kernel_is_not_kept_where_gradients_are_wanted_nor_baked_into_a_trace(
     with torch.no_grad():
         layer(x)
         traced = torch.jit.trace(layer, x)
-        assert layer._kept is not None
+        assert layer._cached is not None
         layer.load_state_dict(other.state_dict())
         traced.load_state_dict(other.state_dict(), strict=False)
         assert_same(traced(x), other(x))
     layer(x)
-    assert layer._kept is None
+    assert layer._cached is None
 
 
 @BOTH
