@@ -71,7 +71,10 @@ def require_size(size: int | None) -> int | None:
         return None
     size = require_integer("size", size, 1)
     if size > LARGEST_SIZE:
-        raise ValueError(f"size is at most {LARGEST_SIZE} pixels, not {size}")
+        raise ValueError(
+            f"size is at most {LARGEST_SIZE} pixels, not {size}: for a larger field of view stack "
+            "layers, or pool between them"
+        )
     return size
 
 
@@ -83,13 +86,13 @@ def read_size(layer: str, size: int | None, options: Mapping[str, Any]) -> int |
     """
     for name in options:
         if name in _OPTIONS_OF_TORCH:
-            raise TypeError(f"{layer} has no {name}: {_OPTIONS_OF_TORCH[name]}")
+            raise TypeError(f"{layer} has no argument {name!r}: {_OPTIONS_OF_TORCH[name]}")
         if name != "kernel_size":
             raise TypeError(f"{layer} has no argument {name!r}; see help(pdoe.{layer})")
-    alias = options.get("kernel_size", size)
-    if size is not None and alias != size:
-        raise TypeError(f"size and its alias kernel_size differ: {size!r} and {alias!r}")
-    return alias
+    size, alias = require_size(size), require_size(options.get("kernel_size"))
+    if None not in (size, alias) and alias != size:
+        raise TypeError(f"size and its alias kernel_size differ: {size} and {alias}")
+    return alias if size is None else size
 
 
 def read_padding(padding: int | None, size: int) -> int:

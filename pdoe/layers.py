@@ -188,7 +188,7 @@ class GroupPool(nn.Module):
 
     def __init__(self, kind: str = "max"):
         super().__init__()
-        if kind not in ("max", "mean"):
+        if not isinstance(kind, str) or kind not in ("max", "mean"):
             raise ValueError(f"GroupPool takes kind 'max' or 'mean', not {kind!r}")
         self.kind = kind
 

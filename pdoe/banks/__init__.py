@@ -103,7 +103,7 @@ def filter_bank(
         raise TypeError(f"group is a PointGroup, such as PointGroup.named('p8'), not {group!r}")
     if not isinstance(kind, str) or kind not in BANKS:
         raise ValueError(f"unknown bank {kind!r}: bank is one of {', '.join(BANKS)}")
-    size, offset = require_size(size), require_number("offset", offset, "an angle in radians")
+    size, offset = require_size(size), require_number("offset", offset, "a finite angle in radians")
     own = {}
     if bank_width is not None:
         if kind != "gaussian":

@@ -117,3 +117,16 @@ class BatchNorm(nn.BatchNorm3d):
                 f"BatchNorm of {self.num_features} channels expects a lifted map "
                 f"[B, {self.num_features}, G, H, W], not a tensor {list(x.shape)}"
             )
+        for numbers in (self.weight, self.running_mean):
+            if numbers is not None:
+                self._check_dtype_and_device(x, numbers)
+
+    def _check_dtype_and_device(self, x: Tensor, numbers: Tensor) -> None:
+        if x.device != numbers.device:
+            raise ValueError(f"the map lies on {x.device} and BatchNorm on {numbers.device}")
+        wide = numbers.dtype == torch.float32 and x.dtype.itemsize == 2
+        if x.dtype != numbers.dtype and not wide:
+            raise TypeError(
+                f"the map is {x.dtype} and BatchNorm {numbers.dtype}: convert one of them, by "
+                f"x.to({numbers.dtype}) or norm.to({x.dtype})"
+            )

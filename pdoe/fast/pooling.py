@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..maps import require_tensor
+from ..maps import require_floats
 from .layout import is_channels_last
 from .modes import uses_torch_alone
 
@@ -22,7 +22,7 @@ class MaxPool(nn.Module):
     attain the maximum, one of them has the gradient, not always the one that PyTorch picks.
 
     Raises:
-        TypeError: the input is not a tensor.
+        TypeError: the input is not a tensor of floating-point numbers.
         ValueError: the input has another number of axes, or a side below 2 pixels.
 
     >>> MaxPool()(torch.randn(2, 7, 8, 24, 25)).shape
@@ -30,7 +30,7 @@ class MaxPool(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        require_tensor(self, x)
+        require_floats(self, x)
         if x.ndim not in (4, 5) or min(x.shape[-2:]) < 2:
             raise ValueError(
                 "MaxPool expects [B, C, H, W] or [B, C, G, H, W] with at least 2x2 pixels, "
