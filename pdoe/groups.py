@@ -83,8 +83,8 @@ class PointGroup:
             raise ValueError(f"the order of a rotation group is a positive integer, not {self.n}")
         if self.n > LARGEST_ORDER:
             raise ValueError(
-                f"the order of a rotation group is at most {LARGEST_ORDER}, not {self.n}: its index "
-                "tables hold the square of that number"
+                f"the order of a rotation group is at most {LARGEST_ORDER}, not {self.n}: its "
+                "index tables hold the square of that number"
             )
         require_bool("reflections", self.reflections)
 

@@ -36,9 +36,8 @@ class BankConv(CachedKernel, Constants):
         self.bank_kind, self.bank_width = bank, bank_width
         self.bank_size = read_size(type(self).__name__, size, options)
         constant = self._make_bank(offset)  # checks the arguments of the bank
-        self._offset = float(offset)
+        self._offset, self.kernel_size = float(offset), constant.shape[-1]
         self.stride = require_integer("stride", stride, 1)
-        self.kernel_size = constant.shape[-1]
         self.padding = read_padding(padding, self.kernel_size)
         self.channels_last: bool | None = None  # memory format of `conv2d`; None: the faster one
         place = read_place(device, dtype)
@@ -56,7 +55,8 @@ class BankConv(CachedKernel, Constants):
 
     @offset.setter
     def offset(self, angle: float) -> None:
-        self._make_bank(angle)  # checks the angle
+        if self._make_bank(angle).shape[-1] != self.kernel_size:
+            raise ValueError(f"offset {angle:g} needs another kernel size: make a new layer")
         self._offset = float(angle)
         self._fill_constants()
 
@@ -176,8 +176,7 @@ class GroupConv(BankConv):
 class GroupPool(nn.Module):
     """Pooling over the group axis, [B, C, G, H, W] -> [B, C, H, W].
 
-    The result is an image of C channels that rotates with the input; exact. Errors are those of
-    :class:`LiftingConv`.
+    The result is an image of C channels that rotates with the input; exact.
 
     Args:
         kind: "max" or "mean".

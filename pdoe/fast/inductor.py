@@ -1,4 +1,4 @@
-"""Where ``torch.compile`` keeps generated code."""
+"""Where ``torch.compile`` stores generated code."""
 
 from __future__ import annotations
 
@@ -9,28 +9,24 @@ from pathlib import Path
 
 import torch
 
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
-def set_inductor_cache(folder: str | Path | None = None) -> Path:
-    """Give generated code a folder for this CPU's capability, and return the folder.
 
-    Inductor's cache does not tell CPU capabilities apart (``ATEN_CPU_CAPABILITY``), so code that
-    was generated for one is loaded under another and may be wrong there. Sets
-    ``TORCHINDUCTOR_CACHE_DIR``; to be called before the first compilation of the process.
+def set_inductor_cache() -> Path:
+    """Store generated code in a folder for this CPU's capability, and return the folder.
 
-    Args:
-        folder: the parent folder; None: ``TORCHINDUCTOR_CACHE_DIR`` if it is set, else a folder of
-            the user in the system's temporary one.
+    Inductor loads code that was generated under another ``ATEN_CPU_CAPABILITY`` from its cache; the
+    code then fails to compile, or returns NaN. Call this before the first compilation of a process.
+    The folder lies in the one that ``TORCHINDUCTOR_CACHE_DIR`` names or else in torch's default;
+    the function sets that variable.
     """
-    if folder is None:
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if folder is None:
-        folder = Path(tempfile.gettempdir(), f"torchinductor_{_user()}")
+    default = Path(tempfile.gettempdir(), f"torchinductor_{_user()}")
+    folder = Path(os.environ.get(VARIABLE, default))
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    path = Path(folder)
-    if path.name != capability:
-        path = path / capability
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
-    return path
+    if folder.name != capability:
+        folder = folder / capability
+    os.environ[VARIABLE] = str(folder)
+    return folder
 
 
 def _user() -> str:

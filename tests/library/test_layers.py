@@ -16,6 +16,7 @@ from torch.nn.utils import prune
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, filter_bank
 from pdoe.banks import operators
+from pdoe.fast import set_inductor_cache
 
 EVERY_GROUP = ["p1", "p2", "p4", "p6", "p8", "p12", "p4m", "p6m", "p8m"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -428,12 +429,14 @@ def test_a_network_traced_as_one_graph_equals_the_eager_one():
             assert_same(gradients, torch.autograd.grad(expected.square().sum(), model.lift.weight))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")),
     reason="torch.compile's inductor needs a C++ compiler",
 )
 def test_compiled_layers_equal_the_eager_ones():
-    """Both layers and the pool in generated code; forward alone, for compiling takes its time."""
+    """Both layers and the pool in generated code; forward alone, since compiling takes long."""
+    set_inductor_cache()
     group = PointGroup(3)
     layers = LiftingConv(group, 1, 2), nn.ReLU(), GroupConv(group, 2, 2, bias=True), GroupPool()
     model = nn.Sequential(*layers).double()
@@ -567,6 +570,43 @@ def test_a_kept_kernel_follows_every_change_of_the_weight(conv, change):
     change(layer, other)
     with torch.no_grad():
         assert_same(layer(x), other(x))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.bank.mul_(2),
+        lambda layer: setattr(layer, "bank", layer.bank * 2),
+        lambda layer: setattr(layer.bank, "data", layer.bank * 2),
+        lambda layer: setattr(layer, "offset", 0.3),
+        lambda layer: layer._buffers.get("quotient", layer.bank).copy_(
+            layer._buffers.get("quotient", layer.bank).roll(1, 0)
+        ),
+    ],
+    ids=["in place", "assigned", "data", "offset", "quotient"],
+)
+def test_a_cached_kernel_follows_every_change_of_a_constant(conv, change):
+    layer = layer_of(conv, "p8").eval()
+    x = input_of(layer)
+    with torch.no_grad():
+        before = layer(x)
+        change(layer)
+        after = layer(x)
+        assert not torch.equal(after, before)
+        assert_same(after, layer.train()(x))
+
+
+@BOTH
+def test_assigning_the_offset_is_making_the_layer_with_it(conv):
+    layer, other = layer_of(conv, "p6"), layer_of(conv, "p6", offset=0.3)
+    layer.offset = 0.3
+    assert torch.equal(layer.bank, other.bank) and layer.offset == 0.3
+    with pytest.raises(ValueError, match="offset"):
+        layer.offset = float("nan")
+    assert layer.offset == 0.3
+    with pytest.raises(ValueError, match="needs another kernel size"):
+        layer_of(conv, "p4").offset = 0.3
 
 
 @BOTH

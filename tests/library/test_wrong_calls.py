@@ -116,8 +116,8 @@ def test_a_flattened_map_is_refused_with_what_may_have_flattened_it(layer, chann
 # --- a fuzz --------------------------------------------------------------------------------------
 
 VALUES = [
-    None, True, -1, 0, 3, 10**6, 1.5, float("nan"), float("inf"), "p8", "same", b"x", [], [2], (3, 3),
-    {}, object(), np.array([1, 2]), np.float32(2), torch.zeros(2), torch.zeros(1, 1, 9, 9), P8,
+    None, True, -1, 0, 3, 10**6, 1.5, float("nan"), float("inf"), "p8", "same", b"x", [], [2],
+    (3, 3), {}, object(), np.array([1, 2]), np.float32(2), torch.zeros(2), torch.zeros(1, 1, 9, 9), P8,
     torch.float32, torch.int8, "cpu", "gpu", print, 1 + 2j,
 ]  # fmt: skip
 CALLS = {
