@@ -17,6 +17,7 @@ from pdoe import (
     LiftingConv,
     MaxPool,
     PointGroup,
+    export_plain,
     filter_bank,
 )
 
@@ -70,7 +71,54 @@ def test_absurd_sizes_are_refused_at_once(bank):
     assert "size is at most" in message_of(filter_bank, PointGroup(1), bank, 1001)
 
 
+@CONVOLUTIONS
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("group", ["p8", 8, None]),
+        ("in_channels", [0, -2, 2.0, True]),
+        ("out_channels", [0, 1.5, None]),
+        ("bank", ["operator", "OPERATORS", None]),
+        ("size", [0, 3.5, True]),
+        ("offset", [float("nan"), float("inf"), "pi/8"]),
+        ("stride", [0, -1, 1.5, "2"]),
+        ("padding", [-1, 0.5, "same"]),
+        ("bias", [1, None]),
+        ("device", ["gpu"]),
+        ("dtype", ["float32", torch.int64]),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_its_name_and_value(conv, name, values):
+    for value in values:
+        usual = {"group": P8, "in_channels": 2, "out_channels": 3}
+        message = message_of(conv, **{**usual, name: value})
+        assert name in message and str(value) in message
+
+
+@pytest.mark.parametrize("kind", ["sum", "Max", "", None, 2])
+def test_an_unknown_pooling_is_refused_with_those_there_are(kind):
+    message = message_of(GroupPool, kind)
+    assert repr(kind) in message and "'max' or 'mean'" in message
+
+
 # --- maps ----------------------------------------------------------------------------------------
+
+
+@CONVOLUTIONS
+@pytest.mark.parametrize(
+    "shape", [(2, 9, 9), (2, 3, 9, 9), (2, 2, 7, 9, 9), (2, 2), (1, 2, 2, 8, 9, 9)]
+)
+def test_a_map_of_another_shape_is_refused_with_both_shapes(conv, shape):
+    message = message_of(conv(P8, 2, 3), torch.zeros(shape))
+    assert str(list(shape)) in message and "[B, 2, " in message
+
+
+@CONVOLUTIONS
+def test_what_is_no_tensor_of_floating_point_numbers_is_refused(conv):
+    x = torch.zeros(1, 1, *([8] if conv is GroupConv else []), 9, 9)
+    for wrong, name in ((x.to(torch.uint8), "uint8"), (x.numpy(), "ndarray"), ((x,), "tuple")):
+        message = message_of(conv(P8, 1, 1), wrong)
+        assert "floating-point" in message and name in message
 
 
 @CONVOLUTIONS
@@ -91,6 +139,10 @@ def test_a_map_smaller_than_the_kernel_is_refused(conv, size):
     layer = conv(P8, 1, 1, padding=0)
     shape = 1, 1, *([8] if conv is GroupConv else []), *size
     assert "at least 5x5 pixels" in message_of(layer, torch.zeros(shape))
+
+
+def test_only_modules_are_exported():
+    assert "torch.nn.Module, not int" in message_of(export_plain, 3)
 
 
 @CONVOLUTIONS
@@ -117,8 +169,8 @@ def test_a_flattened_map_is_refused_with_what_may_have_flattened_it(layer, chann
 
 VALUES = [
     None, True, -1, 0, 3, 10**6, 1.5, float("nan"), float("inf"), "p8", "same", b"x", [], [2],
-    (3, 3), {}, object(), np.array([1, 2]), np.float32(2), torch.zeros(2), torch.zeros(1, 1, 9, 9), P8,
-    torch.float32, torch.int8, "cpu", "gpu", print, 1 + 2j,
+    (3, 3), {}, object(), np.array([1, 2]), np.float32(2), torch.zeros(2), torch.zeros(1, 1, 9, 9),
+    P8, torch.float32, torch.int8, "cpu", "gpu", print, 1 + 2j,
 ]  # fmt: skip
 CALLS = {
     LiftingConv: ["group", "in_channels", "out_channels", "bank", "size", "offset", "stride",
