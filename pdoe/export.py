@@ -8,21 +8,23 @@ import itertools
 import json
 import operator
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from .fast import BatchNorm, ChannelsLast, Dropout, MaxPool
 from .layers import GroupConv, GroupPool, LiftingConv
+from .planar import (
+    PlanarMap,
+    has_forward_of,
+    make_plain_conv,
+    make_planar_module,
+    make_torch_module,
+)
 
 _LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm, ChannelsLast)
-_ELEMENTWISE = (
-    nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
-)  # fmt: skip
 _ELEMENTWISE_FUNCTIONS = (
     operator.add, operator.iadd, operator.sub, operator.mul, torch.add, torch.sub, torch.mul,
     torch.relu, F.relu, F.elu, F.gelu, F.silu,
@@ -56,7 +58,7 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
     if not isinstance(model, nn.Module):
         raise TypeError(f"export_plain takes a torch.nn.Module, not {type(model).__name__}")
     model = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()  # without torch.compile
-    if _is(model, *_LAYERS):
+    if has_forward_of(model, *_LAYERS):
         model = nn.Sequential(model)
     tracer = _Tracer()
     try:
@@ -130,24 +132,9 @@ def refuse_hooks(module: nn.Module, name: str) -> None:
         )
 
 
-def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module has the forward pass of one of ``kinds``."""
-    if "forward" in vars(module):  # replaced on the instance
-        return False
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
-
-
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return _is(module, *_LAYERS) or super().is_leaf_module(module, name)
-
-
-@dataclass(frozen=True)
-class _Lifted:
-    """The axes of a lifted map that is stored as a planar one."""
-
-    channels: int
-    order: int
+        return has_forward_of(module, *_LAYERS) or super().is_leaf_module(module, name)
 
 
 class _Rewriter:
@@ -156,8 +143,8 @@ class _Rewriter:
     def __init__(self, plain: fx.GraphModule):
         self.plain, self.graph = plain, plain.graph
         self.modules = dict(plain.named_modules())  # before the rewriting
-        self.names: dict[str, dict[_Lifted | None, str]] = {}
-        self.lifted: dict[fx.Node, _Lifted] = {}
+        self.names: dict[str, dict[PlanarMap | None, str]] = {}
+        self.lifted: dict[fx.Node, PlanarMap] = {}
         self.read: list[str] = []  # names of tensors that the forward pass reads from modules
 
     def rewrite(self) -> None:
@@ -189,17 +176,17 @@ class _Rewriter:
             given = forward.bind(module, *node.args, **node.kwargs)
             node.args, node.kwargs = given.args[1:], given.kwargs
         kind = self.lifted.get(node.args[0]) if node.args else None
-        if _is(module, LiftingConv, GroupConv):
-            if kind is None and _is(module, GroupConv):
+        if has_forward_of(module, LiftingConv, GroupConv):
+            if kind is None and has_forward_of(module, GroupConv):
                 node.args = (self.graph.call_method("flatten", (node.args[0], 1, 2)),)
             self.use(node, None, make_plain_conv(module))
-            self.lifted[node] = _Lifted(module.out_channels, len(module.group))
-        elif _is(module, GroupPool):
+            self.lifted[node] = PlanarMap(module.out_channels, len(module.group))
+        elif has_forward_of(module, GroupPool):
             refuse_hooks(module, str(node.target))
             self.fold_inputs(node)
             pool = "amax" if module.kind == "max" else "mean"
             node.op, node.target, node.args = "call_method", pool, (node.args[0], 2)
-        elif _is(module, ChannelsLast):
+        elif has_forward_of(module, ChannelsLast):
             refuse_hooks(module, str(node.target))
             node.replace_all_uses_with(node.args[0])
             self.graph.erase_node(node)
@@ -207,12 +194,12 @@ class _Rewriter:
             planar = make_planar_module(module, kind) if kind else None
             if planar is None:
                 self.fold_inputs(node)
-                self.use(node, None, _make_torch_module(module))
+                self.use(node, None, make_torch_module(module))
             else:
                 self.use(node, kind, planar)
                 self.lifted[node] = kind
 
-    def use(self, node: fx.Node, kind: _Lifted | None, module: nn.Module) -> None:
+    def use(self, node: fx.Node, kind: PlanarMap | None, module: nn.Module) -> None:
         """Make a node call ``module``; maps of several kinds need several modules."""
         target = str(node.target)
         if module is not self.modules[target]:
@@ -225,7 +212,7 @@ class _Rewriter:
             self.plain.add_submodule(names[kind], module.eval())
         node.target = names[kind]
 
-    def elementwise(self, node: fx.Node) -> _Lifted | None:
+    def elementwise(self, node: fx.Node) -> PlanarMap | None:
         """Return the common kind of the maps of an elementwise function, if there is one."""
         kinds = {self.lifted.get(source) for source in node.all_input_nodes}
         alike = node.op == "call_function" and node.target in _ELEMENTWISE_FUNCTIONS
@@ -238,81 +225,3 @@ class _Rewriter:
                 shape = (kind.channels, kind.order)
                 folded = self.graph.call_method("unflatten", (source, 1, shape))
                 node.replace_input_with(source, folded)
-
-
-def make_plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
-    """Return the planar convolution that computes the same as a layer."""
-    with torch.no_grad():
-        kernel = layer.kernel()
-        conv = nn.Conv2d(
-            *kernel.shape[1::-1],
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            bias=layer.bias is not None,
-            device=kernel.device,
-            dtype=kernel.dtype,
-        )
-        conv.weight.copy_(kernel)
-        if layer.bias is not None:
-            conv.bias.copy_(_repeat(layer.bias, len(layer.group)))
-    return conv
-
-
-def _make_torch_module(module: nn.Module) -> nn.Module:
-    """Return a module of torch that computes the same as ``module`` on images and lifted maps."""
-    if _is(module, Dropout):
-        return nn.Dropout(module.p)
-    if _is(module, MaxPool):
-        return nn.MaxPool3d((1, 2, 2))  # takes an image for a lifted map without batch
-    if _is(module, BatchNorm):
-        module.__class__ = nn.BatchNorm3d  # the model is a copy
-    return module
-
-
-def make_planar_module(module: nn.Module, lifted: _Lifted) -> nn.Module | None:
-    """Return the module on planar maps that computes the same as ``module``, if there is one."""
-    if type(module) in _ELEMENTWISE:
-        return module
-    if _is(module, Dropout):
-        return nn.Dropout(module.p)
-    if _is(module, MaxPool):
-        return nn.MaxPool2d(2)
-    if type(module) in (nn.BatchNorm3d, BatchNorm) and module.running_mean is not None:
-        return _make_planar_norm(module, lifted)
-    if type(module) in (nn.MaxPool3d, nn.AvgPool3d):
-        sizes = [module.kernel_size, module.stride, module.padding]
-        sizes = [(size,) * 3 if isinstance(size, int) else tuple(size) for size in sizes]
-        if [size[0] for size in sizes] != [1, 1, 0]:
-            return None  # it mixes orientations
-        kernel, stride, padding = (size[1:] for size in sizes)
-        if type(module) is nn.AvgPool3d:
-            options = module.ceil_mode, module.count_include_pad, module.divisor_override
-            return nn.AvgPool2d(kernel, stride, padding, *options)
-        dilation = module.dilation
-        dilation = (dilation,) * 3 if isinstance(dilation, int) else tuple(dilation)
-        if module.return_indices:
-            return None
-        return nn.MaxPool2d(kernel, stride, padding, dilation[1:], ceil_mode=module.ceil_mode)
-    return None
-
-
-def _make_planar_norm(norm: nn.BatchNorm3d, lifted: _Lifted) -> nn.BatchNorm2d:
-    planar = nn.BatchNorm2d(
-        lifted.channels * lifted.order,
-        norm.eps,
-        norm.momentum,
-        norm.affine,
-        device=norm.running_mean.device,
-        dtype=norm.running_mean.dtype,
-    )
-    with torch.no_grad():
-        for name, value in norm.state_dict(keep_vars=True).items():
-            to = getattr(planar, name)
-            to.copy_(value if value.ndim == 0 else _repeat(value, lifted.order))
-    return planar
-
-
-def _repeat(values: Tensor, order: int) -> Tensor:
-    """Repeat one number per field for its G orientations, which are adjacent planar channels."""
-    return values.repeat_interleave(order)
