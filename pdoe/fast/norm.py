@@ -52,7 +52,6 @@ class BatchNorm(nn.BatchNorm3d):
             or x.ndim != 5
             or 1 not in x.shape
             or is_captured()
-            or is_transformed()
         ):
             return self._normalise(x)
         # torch's batch norm infers memory formats from strides, those of axes of length 1 included,

@@ -123,6 +123,19 @@ def test_layers_are_their_formulas_whatever_the_strides(seed):
         assert_layer_is_its_formula(draw)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 1, 4, 5), (2, 3, 1, 4, 5), (1, 3, 4, 4, 5)])
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_of_the_norm_by_torch_func_are_right_too(shape, seed):
+    draw = random.Random(seed)
+    x, factor = (with_random_strides(draw, torch.randn(shape)) for _ in range(2))
+    exact = nn.BatchNorm3d(3).double().eval()
+    reference = plain(x).requires_grad_()
+    (expected,) = torch.autograd.grad(exact(reference), reference, plain(factor))
+    norm = BatchNorm(3).eval()
+    found = torch.func.grad(lambda x: (norm(x) * factor).sum())(x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.hard
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_layers_are_their_formulas_in_many_more_cases(seed):
