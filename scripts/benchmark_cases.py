@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
 from pdoe.data import SHAPES
-from pdoe.fast.cpu import MaxPool
-from pdoe.fast.norm import BatchNorm
+from pdoe.fast import BatchNorm, MaxPool
 
 # ---- Cases --------------------------------------------------------------------------------------
 
