@@ -24,7 +24,7 @@ from pdoe.run.config import composed, hashed
 from pdoe.run.cost import estimated_seconds
 from pdoe.run.hardware import device_name, resolve_device
 from pdoe.run.record import RecordError, RunFolder, digest, run_folder
-from pdoe.tables.table import read_rows
+from pdoe.tables.paper import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 

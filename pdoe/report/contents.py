@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..tables import runs
 from ..tables import table as tables
+from ..tables.paper import read_rows
 from ..tables.runs import Run
 from ..tables.table import Line
 from .figures import Draw, render
@@ -98,7 +99,7 @@ def missing(what: str, command: str) -> Html:
 def read_table(folder: Path, results: Path) -> Table:
     """A folder of experiments/ with its runs; TableError where runs.csv cannot be used at all."""
     found = runs.read_csv(results / "runs.csv")
-    paper = tables.read_rows(folder)
+    paper = read_rows(folder)
     details, damaged = read_details(results / "details")
     name, known = folder.name, {run["run_id"] for run in found.runs}
     problems = [problem.replace(f"{results}", name) for problem in found.problems]
