@@ -194,5 +194,6 @@ def describe_smoke(runs: Sequence[Run]) -> str:
     if not finished:
         return "No smoke run has finished."
     epochs = max(run["epochs"] for run in finished)
-    rows = ", ".join(f"{run['experiment']} {run['test_error']:.0f} %" for run in finished)
-    return f"It works: {rows} test error after {epochs} epoch{'s' * (epochs > 1)}, as expected."
+    errors = ", ".join(f"{run['test_error']:.0f} % ({run['experiment']})" for run in finished)
+    after = f"after {epochs} epoch{'s' * (epochs > 1)} on a few images"
+    return f"It works: test error {errors} {after}, as expected."

@@ -110,7 +110,7 @@ def test_smoke_runs_are_read_and_written_below_smoke_alone(place, capsys):
     assert "61.000" in text and "2.100" not in text
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[0] == (
-        "It works: mnistrot_pdo_p8 61 % test error after 1 epoch, as expected."
+        "It works: test error 61 % (mnistrot_pdo_p8) after 1 epoch on a few images, as expected."
     )
 
 
