@@ -132,6 +132,7 @@ PROTOCOLS: tuple[Column, ...] = (
     ("protocol of the published error", lambda line: line.paper.flags or NONE),
 )
 OVERRIDES: tuple[Column, ...] = (EXPERIMENT, PARAMETERS, SPREAD, INTERVAL, SAMPLING, SETTINGS)
+VALIDATION: tuple[Column, ...] = (EXPERIMENT, SPREAD, SAMPLING, SETTINGS)
 COMMON: tuple[Column, ...] = (
     METHOD,
     EXPERIMENT,
@@ -163,4 +164,5 @@ MACHINES: tuple[Column, ...] = (
 def format_table(columns: Sequence[Column], lines: Iterable[Line]) -> str:
     """The lines as a Markdown table of these columns."""
     rows = ([cell(line) for _, cell in columns] for line in lines)
-    return grid([name for name, _ in columns], rows)
+    header = [name for name, _ in columns]
+    return grid(header, rows, ragged=header[-1] == "settings")

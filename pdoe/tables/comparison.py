@@ -147,14 +147,14 @@ def format_identical(pair: Pair) -> str:
 def format_run(pair: Pair) -> str:
     overrides = pair.yours["overrides"]
     settings = f" {format_code(overrides)}" if overrides else ""
-    return f"`{pair.paper.row}`{settings} seed {pair.yours['seed']}"
+    return f"`{pair.paper.row}` seed {pair.yours['seed']}{settings}"
 
 
 def pair_cells(pair: Pair) -> list[str]:
     """One line of the comparison."""
     return [
         format_run(pair),
-        pair.paper.error or NONE,
+        NONE if pair.yours["overrides"] else pair.paper.error or NONE,
         format_committed(pair),
         format_error(pair),
         NONE if pair.difference is None else f"{pair.difference:+.3f}",
@@ -173,7 +173,8 @@ def describe_pairs(pairs: Sequence[Pair]) -> str:
         known = pair.error is not None
         parts = [f"{pair.yours['test_error']:.2f} % test error"]
         parts += [f"committed {pair.error:.2f} %"] if known else []
-        parts += [f"paper {pair.paper.error} %"] if pair.paper.error else []
+        published = "" if pair.yours["overrides"] else pair.paper.error
+        parts += [f"paper {published} %"] if published else []
         if pair.identical is not None:
             parts.append(f"{'' if pair.identical else 'not '}identical bit for bit")
         return f"It works: {format_run(pair).replace('`', '')}: {', '.join(parts)}."
@@ -183,8 +184,8 @@ def describe_pairs(pairs: Sequence[Pair]) -> str:
     if not away:
         return f"{text}; no committed run is comparable."
     return (
-        f"{text}; {same} identical bit for bit with the committed run, "
-        f"largest difference from a committed error {max(away):.2f} points."
+        f"{text}, {same} identical bit for bit with the committed one; "
+        f"largest difference {max(away):.2f} points."
     )
 
 

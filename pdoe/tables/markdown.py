@@ -27,14 +27,18 @@ def read_text(name: str) -> str:
 RULE, CONTRASTS = read_text("rule"), read_text("differences")
 
 
-def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns, for terminals and diffs; the last one is ragged."""
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]], ragged: bool = False) -> str:
+    """A Markdown table whose source is aligned, too: it is read in terminals and in diffs.
+
+    Args:
+        ragged: leave the last column, whose cells are long, without padding.
+    """
     cells = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths[:-1]] + ["-" * len(header[-1])])
-    return "".join(
-        "| " + " | ".join([*map(str.ljust, row[:-1], widths), row[-1]]) + " |\n" for row in cells
-    )
+    if ragged:
+        widths[-1] = len(header[-1])
+    cells.insert(1, ["-" * width for width in widths])
+    return "".join(f"| {' | '.join(map(str.ljust, row, widths))} |\n" for row in cells)
 
 
 def format_terminal(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = 120) -> str:

@@ -77,8 +77,7 @@ def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
     """The pages of runs that were tested on held-out training images."""
     own = [line for line in lines if line.runs]
     pages = render_lists(own, [line for line in own if line.another])
-    newest = [line for line in own if not line.another]
-    table = format_table(columns.OVERRIDES, newest)
+    table = format_table(columns.VALIDATION, [line for line in own if not line.another])
     head = [f"# {name}, validation: runs tested on held-out training images\n", table]
     text = "\n".join([*head, read_text("validation"), read_text("marks"), list_pages(pages)])
     return {"table.md": text} | {

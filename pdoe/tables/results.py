@@ -54,14 +54,12 @@ class Outcome:
 def publish(table: Table, found: Sequence[Found]) -> Outcome:
     """Merge runs into the results folder and write its pages.
 
-    Trials with fewer epochs or images than their recipe has are left out.
+    Trials with fewer epochs or images than their recipe has are left out. On held-out images every
+    run is a trial, and is published.
     """
-    kept = [one for one in found if not one.shortened]
-    problems = [
-        f"{one.where}: not published: a trial with {one.shortened}"
-        for one in found
-        if one.shortened
-    ]
+    trials = [] if table.held_out else [one for one in found if one.shortened]
+    kept = [one for one in found if one not in trials]
+    problems = [f"{one.where}: not published: a trial with {one.shortened}" for one in trials]
     merged = merge(table.committed, [one.run for one in kept])
     problems += merged.problems[len(table.committed.problems) :]
     if foreign := {run["experiment"] for run in merged.runs} - set(table.rows):

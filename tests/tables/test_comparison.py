@@ -44,10 +44,10 @@ def test_each_run_stands_beside_the_paper_and_the_committed_run(place, capsys):
         [f"{row} seed 2", "1.87", "2.200 (mean, n = 2)", "2.600", "+0.400", "–", "a CPU"],
         [f"{row} seed 4", "1.87", "2.200 (mean, n = 2)", "interrupted after epoch 7", "–", "–",
          "a CPU"],
-        [f"{row} `group=p4` seed 3", "1.87", "–", "3.000", "–", "–", "a CPU"],
+        [f"{row} seed 3 `group=p4`", "–", "–", "3.000", "–", "–", "a CPU"],
     ]  # fmt: skip
     *_, first, where, last = capsys.readouterr().out.splitlines()
-    assert "4 of 5 runs finished; 1 identical bit for bit" in first and "0.40 points" in first
+    assert "4 of 5 runs finished, 1 identical bit for bit" in first and "0.40 points" in first
     assert str(place.own / "comparison.md") in where and "results/ is unchanged" in last
     assert "2.400 ± 0.265 (n = 3)" in (place.own / "table.md").read_text("utf-8")
 
