@@ -6,7 +6,7 @@ The network is that of `mnistrot_pdo_p8`, with all frames rotated by pi/8; with 
 p4 are PDO-eConvs, not the CNN and the G-CNN. Its uniform number of fields is the largest whose
 parameters are not more than those of p8. Finished runs are skipped, unfinished ones are resumed,
 and failed runs and groups are named in the last lines. The exit status is 0 if every run finished,
-75 if stopped, else 1. `make report` draws the figure.
+75 if stopped, else 1. `make compare PUBLISH=1`, then `make report` draw the figure.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ import json
 import pytest
 from test_tables import ROOT, Place, compare, record, snapshot, with_details
 
+from pdoe.files import write_whole
+
 
 class OwnPlace(Place):
     """As a user has it: the committed results are read, ``own`` is written."""
@@ -81,16 +83,18 @@ def test_the_committed_run_of_the_same_device_is_compared(place):
     assert place.compare() == 0 and place.cells()[0][2:6] == ["2.400", "2.400", "+0.000", "yes"]
 
 
-def test_the_committed_results_stay_whatever_ran(place):
-    """On the real results, without an option that says where anything lies but the runs."""
-    before = snapshot(ROOT / "results")
+def test_without_options_outputs_are_read_and_results_stay(place, tmp_path, monkeypatch):
+    """In a copy of the repository's folders."""
+    for name in ("experiments", "results"):
+        for path in ROOT.glob(f"{name}/*/*.csv"):
+            write_whole(tmp_path / path.relative_to(ROOT), path.read_bytes())
+    before = snapshot(tmp_path / "results")
     place.put(record(2.1, 0), record(61.0, 1, overrides="recipe.epochs=1"))
-    arguments = ["mnist_rot", "cifar", "--runs", str(place.outputs)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "OUTPUTS", place.outputs)
-        assert compare.main(arguments) == 0
-    assert snapshot(ROOT / "results") == before
-    assert (place.outputs / "tables" / "mnist_rot" / "comparison.md").exists()
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    monkeypatch.setattr(compare, "OUTPUTS", tmp_path / "outputs")
+    assert compare.main(["mnist_rot", "cifar"]) == 0
+    assert snapshot(tmp_path / "results") == before
+    assert "61.000" in (place.outputs / "tables/mnist_rot/comparison.md").read_text("utf-8")
 
 
 def test_without_runs_one_line_says_what_makes_one(place, capsys):

@@ -5,11 +5,13 @@ Expected numbers are worked out by hand in the tests or come from scipy.
 
 import csv
 import math
+import re
 
 import pytest
 from scipy import stats
-from test_tables import P8, PAPER, record
+from test_tables import P8, PAPER, ROOT, record
 
+from pdoe.run.overrides import join_overrides, split_overrides
 from pdoe.tables import csv_files, paper, runs, statistics
 from pdoe.tables import table as tables
 
@@ -200,3 +202,14 @@ def test_the_correction_counts_all_tests_of_the_table():
     assert [pair.p_holm for pair in found] == statistics.holm([pair.welch.p for pair in found])
     smallest = min(found, key=lambda pair: pair.welch.p)
     assert len(found) == 3 and smallest.p_holm == 3 * smallest.welch.p
+
+
+def test_overrides_of_every_committed_run_are_split_and_joined_again():
+    """Each part is one setting: what stands in brackets or quotes is part of a value."""
+    for path in ROOT.glob("results/**/runs.csv"):
+        for text in {run["overrides"] or "" for run in runs.read_csv(path).runs}:
+            parts = split_overrides(text)
+            assert join_overrides(parts) == text
+            assert all(re.match(r"\+?[\w.]+=", part) for part in parts), text
+    parts = ["a={b:1,c:[2,3]}", "d='x,y=(z'", "+e.f=1"]
+    assert split_overrides(join_overrides(parts)) == parts and split_overrides("") == []
