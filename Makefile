@@ -49,7 +49,7 @@ sweep-groups: env ## train one MNIST-rot network with eight groups, none of more
 compare: env ## compare the runs in outputs/ with the paper and with results/; PUBLISH=1 adds them to results/ and README.md
 	$(RUN) scripts/compare.py mnist_rot cifar $(if $(PUBLISH),--publish --readme README.md)
 
-report: env ## all runs, tables and figures as one page: results/report.html
+report: env ## all runs, tables and figures as one page: outputs/report.html
 	$(RUN) scripts/report.py
 
 view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest

@@ -19,7 +19,7 @@ from typing import Any
 from reproduce import Cell, announce_cost, composed, finish, parse_seeds, train_cells
 
 from pdoe.groups import PointGroup
-from pdoe.report.of_runs import GROUPS, SWEEP
+from pdoe.report.learning import GROUPS, SWEEP
 from pdoe.run.config import build_model
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"

@@ -1,38 +1,46 @@
-"""Overrides of a run as one text, as records and tables hold them, and back as single overrides."""
+"""Overrides of a run as one text and back, as they stand in records, folder names and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-_CLOSING = {"[": "]", "{": "}", "(": ")"}
+OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
 
 
-def join_overrides(overrides: Iterable[str]) -> str:
-    """One text of several overrides; :func:`split_overrides` is the inverse.
-
-    >>> join_overrides(["group=p4", "model.widths=[7,7]"])
-    'group=p4,model.widths=[7,7]'
-    """
+def join_overrides(overrides: Sequence[str]) -> str:
+    """Join overrides with commas."""
     return ",".join(overrides)
 
 
 def split_overrides(text: str) -> list[str]:
-    """The overrides of a joined text: commas inside brackets or quotes belong to a value.
+    """Split joined overrides: at every comma outside of brackets and quotes.
 
-    >>> split_overrides("group=p4,model.widths=[7,7]")
-    ['group=p4', 'model.widths=[7,7]']
+    >>> split_overrides("group=p4,model.widths=[2,2],recipe=mnistrot_common")
+    ['group=p4', 'model.widths=[2,2]', 'recipe=mnistrot_common']
     """
-    parts, open_brackets, quote, start = [], [], "", 0
-    for place, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote and text[place - 1] != "\\" else quote
-        elif character in "'\"":
+    if not text:
+        return []
+    parts, depth, quote, escaped = [""], 0, "", False
+    for character in text:
+        if character == "," and not depth and not quote and not escaped:
+            parts.append("")
+            continue
+        parts[-1] += character
+        if escaped or character == "\\":
+            escaped = not escaped
+        elif quote:
+            quote = "" if character == quote else quote
+        elif character in QUOTES:
             quote = character
-        elif character in _CLOSING:
-            open_brackets.append(_CLOSING[character])
-        elif open_brackets and character == open_brackets[-1]:
-            open_brackets.pop()
-        elif character == "," and not open_brackets:
-            parts.append(text[start:place])
-            start = place + 1
-    return [*parts, text[start:]] if text else []
+        else:
+            depth += (character in OPENING) - (character in CLOSING)
+    return parts
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Return the values of joined overrides by their keys.
+
+    >>> settings_of("group=p4,model.widths=[2,2]")
+    {'group': 'p4', 'model.widths': '[2,2]'}
+    """
+    return {key: value for key, _, value in (word.partition("=") for word in split_overrides(text))}

@@ -24,9 +24,6 @@ def read_text(name: str) -> str:
     return (TEXTS / f"{name}.md").read_text("utf-8")
 
 
-RULE, CONTRASTS = read_text("rule"), read_text("differences")
-
-
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]], ragged: bool = False) -> str:
     """A Markdown table whose source is aligned, too: it is read in terminals and in diffs.
 

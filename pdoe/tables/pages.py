@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from . import columns
 from .cells import escape_markdown
 from .columns import format_table
-from .markdown import CONTRASTS, DIFFERENCES, RULE, contrast_cells, grid, read_text
+from .markdown import DIFFERENCES, contrast_cells, grid, read_text
 from .table import Line, contrasts
 
 PAGES = {
@@ -89,7 +89,7 @@ def render_verdicts(rows: Sequence[Line]) -> str:
     run = [line for line in rows if line.ours]
     table = [format_table(columns.VERDICTS, run)] if run else []
     protocols = format_table(columns.PROTOCOLS, [line for line in rows if line.paper.flags])
-    return "\n".join([*table, RULE, read_text("verdicts"), protocols])
+    return "\n".join([*table, read_text("rule"), read_text("verdicts"), protocols])
 
 
 def render_overrides(lines: Sequence[Line], overrides: Sequence[Line]) -> str:
@@ -107,7 +107,7 @@ def render_lists(lines: Sequence[Line], others: Sequence[Line]) -> dict[str, str
         pages["configurations.md"] = f"{table}\n{read_text('configurations')}"
     if pairs := contrasts(lines):
         table = grid(DIFFERENCES, map(contrast_cells, pairs))
-        pages["differences.md"] = f"{table}\n{CONTRASTS}"
+        pages["differences.md"] = f"{table}\n{read_text('differences')}"
     if measured := [line for line in lines if line.runs]:
         table = format_table(columns.MACHINES, measured)
         pages["machines.md"] = f"{table}\n{read_text('machines')}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ..run.overrides import split_overrides
+from ..run.overrides import settings_of
 from .paper import Published
 from .runs import TEST_IMAGES, Run
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
@@ -58,8 +58,7 @@ class Line:
     @property
     def settings(self) -> dict[str, str]:
         """Its overrides, name to value."""
-        words = (word.partition("=") for word in split_overrides(self.overrides))
-        return {name: value for name, _, value in words}
+        return settings_of(self.overrides)
 
     @cached_property
     def ours(self) -> Summary | None:
