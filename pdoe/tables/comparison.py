@@ -12,7 +12,7 @@ from .cells import escape_markdown, format_code, one_line
 from .details import have_equal_curves
 from .markdown import NONE, format_terminal, grid, read_text
 from .paper import Published
-from .results import Outcome, Table, first_of_id, write_table
+from .results import Outcome, Table, select_first, write_table
 from .runs import Run, RunsFile, merge
 from .sources import Found
 from .table import Line
@@ -89,7 +89,7 @@ def judge_pair(table: Table, pair: Pair, found: Found) -> tuple[Pair, list[str]]
     same, problems = has_same_errors(pair.yours, pair.committed), []
     run_id = pair.committed["run_id"]
     path = table.folder / "details" / f"{run_id}.json"
-    if same and first_of_id(table.committed.runs)[run_id] is pair.committed and path.exists():
+    if same and select_first(table.committed.runs)[run_id] is pair.committed and path.exists():
         try:
             known = json.loads(path.read_text("utf-8"))
             same = have_equal_curves(found.details()[0], known) is not False

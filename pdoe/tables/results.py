@@ -86,10 +86,10 @@ def write_table(table: Table, folder: Path, runs: RunsFile) -> list[Line]:
     return lines
 
 
-def first_of_id(runs: Sequence[Run]) -> dict[str, Run]:
-    """By ``run_id`` the first finished run: its repetitions elsewhere have a line, no details."""
+def select_first(runs: Sequence[Run]) -> dict[str, Run]:
+    """By ``run_id`` the run that counts: its repetitions elsewhere have a line, no details."""
     first: dict[str, Run] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.priority):
         if run.finished:
             first.setdefault(run["run_id"], run)
     return first
@@ -100,7 +100,7 @@ def keep_details(folder: Path, runs: Sequence[Run], found: Sequence[Found]) -> l
 
     A part that is in the file and was not found again stays.
     """
-    first, problems = first_of_id(runs), []
+    first, problems = select_first(runs), []
     for one in found:
         run_id = one.run["run_id"]
         if first.get(run_id) is not one.run:

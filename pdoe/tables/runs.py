@@ -66,6 +66,11 @@ class Run:
         first = self["experiment"], self["overrides"] or "", self["seed"], self["run_id"]
         return *first, *(self[name] or "" for name in names)
 
+    @property
+    def priority(self) -> tuple:
+        """Of several finished runs of one seed the one with the smallest priority counts."""
+        return bool(self["dirty"]), self.order
+
     def is_rerun_of(self, other: Run) -> bool:
         """Whether it takes the other's line: the same run, repeated or continued.
 
@@ -91,12 +96,12 @@ def from_record(record: object) -> Run:
             value = dict.fromkeys(nested) or None
         nest = isinstance(value, dict)
         flat |= {f"{name}.{key}": v for key, v in value.items()} if nest else {name: value}
-    if asked := asked_images(record.get("manifest")):
+    if asked := read_test_images(record.get("manifest")):
         flat[TEST_IMAGES] = asked
-    return parse({one_line(name): cell(name, value) for name, value in flat.items()})
+    return parse({one_line(name): format_cell(name, value) for name, value in flat.items()})
 
 
-def asked_images(manifest: object) -> int | None:
+def read_test_images(manifest: object) -> int | None:
     """The first how many test images a run with this manifest was tested on; None for all."""
     try:
         count = manifest["configuration"]["recipe"]["test_images"]
@@ -105,7 +110,7 @@ def asked_images(manifest: object) -> int | None:
     return count if type(count) is int and count > 0 else None
 
 
-def cell(name: str, value: object) -> str:
+def format_cell(name: str, value: object) -> str:
     """A JSON value as text from which it can be read back with every digit."""
     kind = FIELDS.get(name, "text").rstrip("?")
     if value is None:
@@ -126,7 +131,7 @@ def parse(cells: dict[str, str]) -> Run:
         if name not in cells:
             raise ValueError(f"{name} is missing")
         try:
-            values[name] = value_of(cells[name], kind.rstrip("?"))
+            values[name] = parse_cell(cells[name], kind.rstrip("?"))
         except ValueError:
             message = f"{name} is {cells[name][:40]!r}, expected a {kind.rstrip('?')}"
             raise ValueError(message) from None
@@ -138,7 +143,7 @@ def parse(cells: dict[str, str]) -> Run:
     return Run(cells, values)
 
 
-def value_of(text: str, kind: str) -> str | int | float | bool | None:
+def parse_cell(text: str, kind: str) -> str | int | float | bool | None:
     """The value of a cell, None for an empty one."""
     if not text or kind in TEXTS:
         if kind == "file name" and text and not re.fullmatch(r"[^./\\][^/\\]*", text):

@@ -50,7 +50,7 @@ class Line:
         """The runs that count: of each seed the first finished one, without uncommitted changes
         where there is one; its repetitions on other machines are listed and not averaged."""
         counted: dict[int, Run] = {}
-        for run in sorted(self.runs, key=lambda run: (bool(run["dirty"]), run.order)):
+        for run in sorted(self.runs, key=lambda run: run.priority):
             if run.finished:
                 counted.setdefault(run["seed"], run)
         return sorted(counted.values(), key=lambda run: run.order)
