@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..tables import runs
 from ..tables import table as tables
+from ..tables.paper import read_rows
 from ..tables.runs import Run
 from ..tables.table import Line
 from .figures import Draw, render
@@ -105,7 +106,7 @@ class Report:
 def read_table(folder: Path, results: Path) -> Table:
     """Read a folder of experiments/ with its runs; TableError if runs.csv cannot be used at all."""
     found = runs.read_csv(results / "runs.csv")
-    paper = tables.read_rows(folder)
+    paper = read_rows(folder)
     details, damaged = read_details(results / "details")
     name = folder.name
     problems = [problem.replace(f"{results}", name) for problem in found.problems]
