@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fast.cpu import ChannelsLast, Dropout
@@ -14,8 +13,10 @@ from ..fast.norm import BatchNorm
 from ..fast.recompute import recomputed
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
+from .pooling import MeanPool
+from .settings import COLOURS, NORM, OPERATORS, Filters, Images, Norm
 
-CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # of a block; its shortcut is not counted
+CONVOLUTIONS = {"basic": 2, "bottleneck": 3}  # in a block, without its shortcut
 
 
 class ResNet(nn.Module):
@@ -26,57 +27,55 @@ class ResNet(nn.Module):
     2016, arXiv 1603.05027; Zagoruyko & Komodakis 2016, arXiv 1605.07146; Cohen & Welling 2016;
     Shen et al. 2020). The first blocks of stages 2 and 3 halve the resolution.
 
-    The trunk, all but the head, commutes with the elements that map the pixel grid to itself
+    The trunk, everything before the head, commutes with the elements that map the pixel grid to
+    itself
 
     - exactly with ``downsample="avgpool"``, if H and W are multiples of 4;
     - exactly with ``downsample="stride"``, if H and W are 1 more than multiples of 4. On other
-      sizes a stride of 2 samples the map off its centre, and quarter turns and reflections no
-      longer commute at all: so it is for the published networks on images of 32x32.
+      sizes a stride of 2 samples the map off its centre, and rotations by 90 degrees and
+      reflections do not commute at all. The published networks on 32x32 images are of this kind.
 
     The other elements commute approximately. The logits are invariant, as exactly as the trunk
     commutes, with ``head="invariant"`` only.
 
     Args:
         group: the point group G.
-        depth: 6n + 2 with ``basic`` and 9n + 2 with ``bottleneck`` blocks, n to a stage: the stem,
-            the convolutions of the blocks and the linear layer. 6n + 4 and 9n + 4 are taken, too:
-            Wide ResNets count three shortcuts in place of the linear layer, so that WRN-28-10 is
-            the same network as depth 26.
-        widths: channels of the stages, per orientation; None: as many as keep the number of
-            parameters of a plain network, ``plain_widths`` / :math:`\sqrt{|G|}`, rounded, at
-            least 1.
-        plain_widths: channels of the stages on p1; not looked at beside ``widths``.
-        stem: channels of the stem, counted like the list above that is used; None: as stage 1.
-        block: "basic": two convolutions; "bottleneck": one to a quarter of the channels, one on
-            them and one back, of which only the second sees more than a pixel.
-        bank, offset: of every convolution that sees more than a pixel, see
+        depth: 6n + 2 with ``basic`` and 9n + 2 with ``bottleneck`` blocks, n of them in a stage.
+            It counts the stem, the convolutions of the blocks and the linear layer. 6n + 4 and
+            9n + 4 are accepted, too: Wide ResNets count three shortcuts instead of the linear
+            layer, so WRN-28-10 is the same network as depth 26.
+        widths: channels of the stages, per orientation; None: ``plain_widths`` divided by
+            :math:`\sqrt{|G|}`, rounded, at least 1, which keeps the number of parameters.
+        plain_widths: channels of the stages of the network on p1; ignored if ``widths`` is given.
+        stem: channels of the stem, per orientation or on p1 like the list that is used; None: as
+            stage 1.
+        block: "basic": two convolutions; "bottleneck": a 1x1 convolution to a quarter of the
+            channels, a convolution of ``bank`` and a 1x1 convolution back.
+        bank, offset, bank_width: of every convolution larger than 1x1, see
             :func:`pdoe.filter_bank`; bank "auto": ``pixels`` where the group maps the pixel grid
             to itself and the offset is 0, else ``operators``.
         downsample: how the resolution is halved, see :class:`ResidualBlock`.
         head: "spatial": the linear layer sees the C|G| means over space of all orientations (the
-            authors'); "invariant": the C means over space of the maximum over G. The maximum keeps
-            apart an orientation that is strong from all that are weak; their mean does not.
+            authors'); "invariant": the C means over space of the maximum over G. The maximum, in
+            contrast to the mean, tells one strong orientation from many weak ones.
         dropout: probability, elementwise, before the last convolution of each block.
-        norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
-        bank_width: of the Gaussian of bank ``gaussian``.
-        in_channels, classes: of the data.
-        image_size: of the data; images of any other size are taken too.
+        batch_norm: constants of batch norm.
+        images: the data; images of any other size are accepted, too.
 
     Attributes:
-        checkpoint_activations: True: where gradients are recorded, the maps inside of a block are
-            not kept but computed again for the backward pass: less memory, one more forward pass.
-            Results, gradients and running statistics are the same, bit for bit on a CPU.
+        checkpoint_activations: True: where gradients are recorded, blocks keep their input alone
+            and compute their inner maps again in the backward pass: less memory for one more
+            forward pass. Results, gradients and running statistics are the same, bit for bit on a
+            CPU.
         blocks: the residual blocks, in their order.
         trunk, head: the two parts; between them is a lifted map [B, C, G, H / 4, W / 4].
 
     Raises:
-        ValueError, TypeError: for arguments of another form, saying which is expected.
+        ValueError, TypeError: for arguments that make no network, with the ones that would.
 
     >>> net = ResNet(PointGroup(8), 44, plain_widths=[32, 64, 128], offset=math.pi / 8)
     >>> [conv.out_channels for conv in (net.blocks[i].convolutions[0] for i in (0, 7, 14))]
     [11, 23, 45]
-    >>> sum(p.numel() for p in net.parameters())
-    2621693
     """
 
     def __init__(
@@ -92,12 +91,9 @@ class ResNet(nn.Module):
         downsample: str = "stride",
         head: str = "spatial",
         dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
         bank_width: float | None = None,
-        in_channels: int = 3,
-        classes: int = 10,
-        image_size: int = 32,
+        batch_norm: Norm = NORM,
+        images: Images = COLOURS,
     ):
         super().__init__()
         if not isinstance(group, PointGroup):
@@ -106,52 +102,39 @@ class ResNet(nn.Module):
             raise ValueError(f"downsample is 'stride' or 'avgpool', not {downsample!r}")
         if head not in ("spatial", "invariant"):
             raise ValueError(f"head is 'spatial' or 'invariant', not {head!r}")
-        if downsample == "avgpool" and image_size < 4:
+        if downsample == "avgpool" and images.size < 4:
             raise ValueError(
-                f"an image of {image_size}x{image_size} cannot be halved twice; "
+                f"an image of {images.size}x{images.size} cannot be halved twice; "
                 "downsample 'stride' takes it"
             )
         if bank == "auto":
             bank = "pixels" if 4 % group.n == 0 and offset == 0 else "operators"
-        blocks_per_stage = _blocks_per_stage(depth, block)
+        count = _blocks_per_stage(depth, block)
         stem, *widths = _channels(group, widths, plain_widths, stem)
-
         self.group = group
         self.layout = ChannelsLast()
         blocks, channels = [], stem
         for stage, width in enumerate(widths):
-            for number in range(blocks_per_stage):
+            for number in range(count):
                 blocks.append(
                     ResidualBlock(
                         group,
                         channels,
                         width,
-                        inner_channels=_at_least_1(width / 4) if block == "bottleneck" else None,
-                        bank=bank,
-                        offset=offset,
-                        downsample=downsample if stage > 0 and number == 0 else None,
-                        dropout=dropout,
-                        norm_eps=norm_eps,
-                        norm_momentum=norm_momentum,
-                        bank_width=bank_width,
+                        _at_least_1(width / 4) if block == "bottleneck" else None,
+                        Filters(bank, offset, bank_width),
+                        downsample if stage > 0 and number == 0 else None,
+                        dropout,
+                        batch_norm,
                     )
                 )
                 channels = width
         self.trunk = _Trunk(
-            LiftingConv(group, in_channels, stem, bank, offset=offset, width=bank_width),
+            LiftingConv(group, images.channels, stem, bank, offset=offset, width=bank_width),
             blocks,
-            BatchNorm(channels, norm_eps, norm_momentum),
+            BatchNorm(channels, *batch_norm),
         )
-        spatial = head == "spatial"
-        linear = nn.Linear(channels * len(group) if spatial else channels, classes)
-        nn.init.xavier_uniform_(linear.weight)  # this and the bias as the authors' code
-        nn.init.constant_(linear.bias, 0.1)
-        self.head = nn.Sequential(
-            nn.Flatten(1, 2) if spatial else GroupPool("max"),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            linear,
-        )
+        self.head = _build_head(head, group, channels, images.classes)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -176,19 +159,19 @@ class ResidualBlock(nn.Module):
 
     with group convolutions :math:`\Phi_i` and :math:`a_i` batch norm and ReLU. The shortcut is the
     map itself where neither its channels nor its resolution change, else a 1x1 group convolution
-    of :math:`a_1(f)`. Exact like its convolutions, see :class:`ResNet`.
+    of :math:`a_1(f)`. As exact as its convolutions, see :class:`ResNet`.
 
     Args:
         group: the point group G.
         in_channels, out_channels: C and C'.
-        inner_channels: None: two convolutions of ``bank``; a number: that many channels between
-            two 1x1 convolutions.
-        bank, offset, bank_width: see :class:`pdoe.LiftingConv`.
+        inner_channels: None: two convolutions with ``filters``; a number: one of them with that
+            many channels, between two 1x1 convolutions.
+        filters: of the convolutions larger than 1x1.
         downsample: None: H' = H; "stride": :math:`\Phi_1` and the shortcut have a stride of 2 and
-            H' = (H + 1) // 2; "avgpool": they see the 2x2 means of :math:`a_1(f)`, H' = H // 2, at
-            the same cost.
+            H' = (H + 1) // 2; "avgpool": their input is the 2x2 means of :math:`a_1(f)`,
+            H' = H // 2, at the same cost.
         dropout: probability, elementwise, before the last convolution.
-        norm_eps, norm_momentum: of batch norm.
+        batch_norm: constants of batch norm.
 
     >>> block = ResidualBlock(PointGroup(8), 3, 5, downsample="avgpool")
     >>> block(torch.randn(2, 3, 8, 16, 16)).shape
@@ -201,36 +184,34 @@ class ResidualBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         inner_channels: int | None = None,
-        bank: str = "operators",
-        offset: float = 0.0,
+        filters: Filters = OPERATORS,
         downsample: str | None = None,
         dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
-        bank_width: float | None = None,
+        batch_norm: Norm = NORM,
     ):
         super().__init__()
         stride = 2 if downsample == "stride" else 1
+        point = Filters("point", filters.offset)
         if inner_channels is None:
-            channels, banks = [in_channels, out_channels, out_channels], [bank, bank]
+            channels, kinds = [in_channels, out_channels, out_channels], [filters, filters]
         else:
             channels = [in_channels, inner_channels, inner_channels, out_channels]
-            banks = ["point", bank, "point"]
+            kinds = [point, filters, point]
         first, *others = (
             GroupConv(
                 group,
                 *channels[i : i + 2],
-                kind,
-                offset=offset,
+                kind.bank,
+                offset=kind.offset,
                 stride=1 if i else stride,
-                width=None if kind == "point" else bank_width,
+                width=kind.bank_width,
             )
-            for i, kind in enumerate(banks)
+            for i, kind in enumerate(kinds)
         )
 
         def norm_relu(channels: int) -> list[nn.Module]:
-            # Batch norm needs its input for the backward pass, not its output.
-            return [BatchNorm(channels, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
+            # In place: batch norm needs its input for the backward pass, not its output.
+            return [BatchNorm(channels, *batch_norm), nn.ReLU(inplace=True)]
 
         self.activation = nn.Sequential(*norm_relu(in_channels))
         if downsample == "avgpool":
@@ -251,19 +232,6 @@ class ResidualBlock(nn.Module):
         return self.convolutions(activated) + shortcut
 
 
-class MeanPool(nn.Module):
-    """The mean of 2x2 pixels, [B, C, G, H, W] -> [B, C, G, H // 2, W // 2]; exact on even sizes.
-
-    What ``AvgPool3d((1, 2, 2))`` computes, whose gradient is not deterministic on a GPU.
-
-    >>> MeanPool()(torch.ones(2, 7, 8, 6, 6)).shape
-    torch.Size([2, 7, 8, 3, 3])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x.flatten(1, 2), 2).unflatten(1, x.shape[1:3])
-
-
 class _Trunk(nn.Module):
     """Stem, blocks, norm and ReLU: [B, C, H, W] -> [B, C', G, H', W']."""
 
@@ -275,11 +243,24 @@ class _Trunk(nn.Module):
         self.checkpoint_activations = False
 
     def forward(self, x: Tensor) -> Tensor:
-        forget = self.checkpoint_activations and torch.is_grad_enabled()
+        recompute = self.checkpoint_activations and torch.is_grad_enabled()
         x = self.stem(x)
         for block in self.blocks:
-            x = recomputed(block, x) if forget else block(x)
+            x = recomputed(block, x) if recompute else block(x)
         return self.activation(x)
+
+
+def _build_head(kind: str, group: PointGroup, channels: int, classes: int) -> nn.Sequential:
+    spatial = kind == "spatial"
+    linear = nn.Linear(channels * len(group) if spatial else channels, classes)
+    nn.init.xavier_uniform_(linear.weight)  # weight and bias as in the authors' code
+    nn.init.constant_(linear.bias, 0.1)
+    return nn.Sequential(
+        nn.Flatten(1, 2) if spatial else GroupPool("max"),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        linear,
+    )
 
 
 def _blocks_per_stage(depth: int, block: str) -> int:
