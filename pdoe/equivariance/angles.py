@@ -26,7 +26,7 @@ def field_at(points: Tensor, count: int, wavelength: float, seed: int = 0) -> Te
 
     Each field is a sum of 16 plane waves, with mean square 1 and wave vectors uniform in a disc.
 
-    >>> field_at(torch.zeros(5, 2), 3, 8.0).shape
+    >>> field_at(torch.zeros(5, 2, dtype=torch.float64), 3, 8.0).shape
     torch.Size([3, 5])
     """
     random = torch.Generator().manual_seed(seed)

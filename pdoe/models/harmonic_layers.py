@@ -132,7 +132,8 @@ def harmonic(order: int, size: int, rings: int) -> np.ndarray:
     .. math:: B_j(p) \propto \sum_a e^{id\,a}\, G(p - r_j (\cos a, \sin a))
 
     over 128 angles a around the circle, with a Gaussian of standard deviation 1/2 normalised over
-    the k x k pixels: samples beyond the border count at the border. The radii go in equal steps from 0, or from 1 for orders other than 0, to rings - 1/2. Rotating a filter by 90 degrees
+    the k x k pixels: samples beyond the border count at the border. The radii go in equal steps
+    from 0, or from 1 for orders other than 0, to rings - 1/2. Rotating a filter by 90 degrees
     multiplies it by :math:`i^d`, exactly, since 4 divides the number of angles.
 
     >>> filters = harmonic(1, 5, 4)

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import pickle
 from math import pi, sqrt
 
 import numpy as np
@@ -17,11 +16,10 @@ from pdoe import (
     PointGroup,
     equivariance_error,
     equivariance_report,
-    export_plain,
     filter_bank,
 )
 from pdoe.data import DataSet
-from pdoe.models import HexaConv
+from pdoe.models import HexaConv, Images
 from pdoe.models.hexagonal import AxialArray, HexagonalSampling, RegionMean, spline_weights
 from pdoe.run.diagnostics import diagnose, measured_equivariance
 
@@ -86,7 +84,7 @@ def hexagon(shape, centre, radius):
 
 def small(group="p6", size=13, **changes):
     """One block per stage, with running statistics and affine parameters unlike the defaults."""
-    options = {"depth": 8, "widths": [2, 3, 2], "image_size": size, **changes}
+    options = {"depth": 8, "widths": [2, 3, 2], "images": Images(3, 10, size), **changes}
     net = HexaConv(PointGroup.named(group), **options)
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm3d):
@@ -365,54 +363,8 @@ def test_every_parameter_has_a_gradient_and_maps_computed_again_change_no_bit():
     assert all(map(torch.equal, *results))
 
 
-def test_copies_pickles_and_loaded_states_compute_the_same_and_states_hold_weights_alone():
-    net, loaded = small("p6m"), small("p6m")
-    assert {key.rsplit(".", 1)[-1] for key in net.state_dict()} == {
-        "weight", "bias", "running_mean", "running_var", "num_batches_tracked"
-    }  # fmt: skip
-    loaded.load_state_dict(net.state_dict())
-    x = colours()
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), loaded):
-        assert torch.equal(twin(x), net(x))
-
-
-def test_constants_lose_no_digits_on_the_way_to_float64_and_back():
-    sampling = small().trunk.stem[0]
-    exact = sampling.across.clone()
-    assert exact.dtype == torch.float64 and torch.equal(sampling.float().double().across, exact)
-    assert not torch.equal(exact.float().double(), exact)
-
-
-def test_it_runs_under_autocast():
-    net, x = small("p6m").float(), colours(dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = net.train()(x)
-        y.sum().backward()
-        rough = net.eval()(x)
-    assert (rough.float() - net(x)).norm() < 0.1 * net(x).norm()
-
-
-@pytest.mark.parametrize("head", ["spatial", "invariant"])
-def test_it_is_exported_as_an_ordinary_network(head):
-    net = small("p6m", head=head)
-    x = colours()
-    plain = export_plain(net)
-    torch.testing.assert_close(plain(x), net(x), rtol=0, atol=1e-12)
-    assert not any(type(module).__module__.startswith("pdoe") for module in plain.modules())
-
-
-def test_its_blocks_are_compiled_whole():
-    net = small("p3").train()
-    twin, x = copy.deepcopy(net), colours()
-    twin.blocks[1].compile(fullgraph=True, dynamic=False, backend="eager")
-    for model in (net, twin):
-        model(x).square().sum().backward()
-    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-10)
-
-
 def test_another_size_or_region_is_refused_with_what_is_expected():
-    with pytest.raises(ValueError, match=r"images \[B, C, 13, 13\].*give image_size"):
+    with pytest.raises(ValueError, match=r"images \[B, C, 13, 13\].*images=Images"):
         small()(colours(12))
     with pytest.raises(ValueError, match="'square' or 'symmetric', not 'disc'"):
         small(region="disc")

@@ -1,7 +1,6 @@
 """Circular harmonics, and the network that SFCNN and E2CNN made of them."""
 
 import copy
-import pickle
 import warnings
 from itertools import product
 from math import atan2, cos, exp, hypot, pi, sin
@@ -19,10 +18,9 @@ from pdoe import (
     PointGroup,
     equivariance_error,
     equivariance_report,
-    export_plain,
     filter_bank,
 )
-from pdoe.models import SteerableCNN
+from pdoe.models import Images, SteerableCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,11 +232,6 @@ def distance(one, other):
     return torch.linalg.matrix_norm(other - one @ (one.T @ other), 2)
 
 
-@pytest.mark.parametrize("size, dimension", [(5, 176), (7, 288), (9, 496)])
-def test_e2cnn_has_as_many_kernels(size, dimension):
-    assert len(e2cnn_kernels(size, regular=True)) == dimension
-
-
 @pytest.mark.parametrize("size", [3, 5, 7, 9])
 def test_from_an_image_e2cnn_has_the_same_kernels(size):
     theirs = e2cnn_kernels(size, regular=False)
@@ -297,7 +290,6 @@ def test_the_published_network_has_its_parameters_layer_by_layer():
         else:
             sizes["biases" if name.endswith("bias") else "convolutions"] += p.numel()
     assert sizes == {"convolutions": 2_671_848, "biases": 288, "norms": 576, "head": 19_978}
-    assert sum(sizes.values()) == 2_692_690
 
 
 @pytest.mark.parametrize("bank, sizes", [("harmonics", [9, 3, 5, 7]), ("operators", [5] * 4)])
@@ -348,58 +340,11 @@ def test_it_can_be_made_of_other_banks(name, options):
     assert errors_of(model.trunk, name, x) < 1e-12 and errors_of(model, name, x) < 1e-12
 
 
-def test_it_commutes_in_training_mode_and_after_a_step(by_matrices):
-    model, group = SteerableCNN(PointGroup(8), NARROW).double().train(), PointGroup(8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    nn.functional.cross_entropy(model(digits(8)), torch.arange(8)).backward()
-    assert all((p.grad != 0).any() for p in model.parameters())
-    optimizer.step()
-    x = digits(3)
-    assert by_matrices.errors(model.trunk, group, x) < 1e-12
-    assert by_matrices.errors(model.eval(), group, x) < 1e-12
-
-
 def test_pooling_of_an_odd_map_breaks_it_and_the_report_says_so():
     model = settled(SteerableCNN(PointGroup(4), NARROW))
     assert errors_of(model.trunk, "p4", digits(1, 32)) < 1e-12  # 24, 12, 6
     report = equivariance_report(model, PointGroup(4), digits(1, 30))  # 22, 11
     assert "pooling 2x2 over a size of 11x11" in report.reason
-
-
-def test_dropout_is_before_every_linear_layer_and_acts_in_training_only():
-    torch.manual_seed(1)
-    dry = SteerableCNN(PointGroup(4), NARROW).double()
-    torch.manual_seed(1)
-    wet = SteerableCNN(PointGroup(4), NARROW, dropout=0.3).double()
-    x = digits(2)
-    assert all(map(torch.equal, dry.state_dict().values(), wet.state_dict().values()))
-    assert torch.equal(wet.eval()(x), dry.eval()(x))
-    assert not torch.equal(wet.train()(x), wet(x))
-    assert torch.equal(wet.trunk(x), dry.train().trunk(x))
-    assert [m.p for m in wet.head if type(m).__name__ == "Dropout"] == [0.3] * 3
-
-
-def test_copies_pickles_states_and_exports_compute_the_same():
-    model, x = settled(SteerableCNN(PointGroup(8), NARROW)), digits(2)
-    twin = SteerableCNN(PointGroup(8), NARROW).double().eval()
-    twin.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), twin):
-            assert torch.equal(other(x), model(x))
-        plain = export_plain(model)
-        torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-12)
-    assert list(model.train().state_dict()) == list(model.eval().state_dict())
-    assert not any("bank" in key for key in model.state_dict())
-
-
-def test_it_is_captured_as_one_graph_and_runs_in_bfloat16():
-    model, x = SteerableCNN(PointGroup(4), NARROW), digits(4).float()
-    captured = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(captured(x), model(x), rtol=1e-3, atol=1e-3)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(x)
-    logits.float().sum().backward()
-    assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -411,8 +356,7 @@ def test_it_is_captured_as_one_graph_and_runs_in_bfloat16():
         ({"sizes": [9, 7, 7, 7, 7, 4]}, "odd, not 4"),
         ({"pool_after": [7]}, r"\[7\] of 6"),
         ({"hidden": 0}, "0"),
-        ({"dropout": 1.0}, "1.0"),
-        ({"image_size": 24}, "24x24 is used up after layer 6"),
+        ({"images": Images(size=24)}, "layer 6 of 6 leaves no pixel of an image of 24x24"),
         ({"bank": "point"}, "single pixel"),
     ],
     ids=str,
