@@ -148,7 +148,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{folder} is {record['status']}, not finished ({record.get('reason')})")
     if record["dirty"]:
         raise ValueError(
-            f"{folder} was made by code that differs from its commit {record['commit'][:12]}, so it "
+            f"{folder} was made by code that differs from its commit {record['commit'][:12]}: it "
             "cannot be reproduced"
         )
     if config["data"].get("statistics") == "whitened":
