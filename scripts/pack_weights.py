@@ -175,10 +175,10 @@ def describe(
     model, group = config["model"]["name"], config["group"]["name"]
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error, angles = record["test_error"], record.get("tta_angles")
-    turned = f", mean over {angles} turns of each" if angles else ""
+    copies = f", mean over {angles} rotations of each" if angles else ""
     return {
         "summary": f"{model} on {group} for {data.name}, {record['parameters']:,} parameters, "
-        f"test error {error:.3f} % on {count:,} images ({data.provenance}{turned})",
+        f"test error {error:.3f} % on {count:,} images ({data.provenance}{copies})",
         "file": f"{name}.pt",
         "sha256": hashlib.sha256(content).hexdigest(),
         "configuration": config,

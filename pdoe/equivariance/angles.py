@@ -189,6 +189,31 @@ def convergence_order(
             f"an order needs a finite angle and two spacings or more, not angle {angle} and "
             f"spacings {list(spacings)}"
         )
+    _check_layers(layers)
+    group = layers[0].group
+    element = 0 if len(group) == 1 else _find_element(group, angle, mirrored)
+    back = torch.tensor(rotation(-angle), dtype=torch.float64)
+    if mirrored:
+        back = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64)) @ back
+    random = torch.Generator().manual_seed(seed)
+    centres = 2 * torch.rand(32, 1, 1, 2, generator=random, dtype=torch.float64) - 1
+    size = 1 + sum(layer.kernel_size - 1 for layer in layers)
+    errors = {}
+    for h in spacings:
+        model, patch = _at_spacing(layers, h), h * pixel_centres(size, size)
+        moved, still = (
+            model(field_at(points, 1, 4.0, seed).transpose(0, 1))
+            for points in ((centres + patch) @ back.T, centres @ back.T + patch)
+        )
+        still = still[:, :, group.quotient[element]]
+        errors[h] = ((moved - still).norm() / still.norm()).item()
+    x, y = np.log(list(errors)), np.log(list(errors.values()))
+    slope, height = np.polyfit(x, y, 1)
+    residual = np.sqrt(np.mean((y - slope * x - height) ** 2))
+    return Convergence(errors, float(slope), float(residual))
+
+
+def _check_layers(layers: Sequence[LiftingConv | GroupConv]) -> None:
     first, *others = layers or [None]
     if not isinstance(first, LiftingConv) or not all(isinstance(o, GroupConv) for o in others):
         raise TypeError(
@@ -198,34 +223,17 @@ def convergence_order(
     for layer in layers:
         if layer.weight.shape[-1] != len(OPERATORS) or layer.stride != 1 or layer.bias is not None:
             raise ValueError(f"expected 3x3 weights, stride 1 and no bias, found {layer}")
-    layers = [copy.deepcopy(layer).double() for layer in layers]
-    group = layers[0].group
-    order_of_axis = group.quotient[0 if len(group) == 1 else _find_element(group, angle, mirrored)]
-    weights = [layer.weight @ torch.from_numpy(pixels_in_operators()) for layer in layers]
-    for layer in layers:
+
+
+def _at_spacing(layers: Sequence[LiftingConv | GroupConv], h: float) -> nn.Sequential:
+    """Copies in float64, without padding, of the same operators in stencils of spacing h."""
+    stencils = operators(np.eye(2)[None], h)[0, :, 1:4, 1:4].reshape(len(OPERATORS), -1)
+    copies = [copy.deepcopy(layer).double() for layer in layers]
+    for layer in copies:
+        weight = layer.weight @ torch.from_numpy(pixels_in_operators())
+        layer.weight.copy_(weight @ torch.from_numpy(stencils))
         layer.padding = 0
-    size = 1 + sum(layer.kernel_size - 1 for layer in layers)
-    back = torch.tensor(rotation(-angle), dtype=torch.float64)
-    if mirrored:
-        back = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64)) @ back
-    random = torch.Generator().manual_seed(seed)
-    centres = 2 * torch.rand(32, 1, 1, 2, generator=random, dtype=torch.float64) - 1
-    model, errors = nn.Sequential(*layers), {}
-    for h in spacings:
-        stencils = operators(np.eye(2)[None], h)[0, :, 1:4, 1:4].reshape(len(OPERATORS), -1)
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.weight.copy_(weight @ torch.from_numpy(stencils))
-        patch = h * pixel_centres(size, size)
-        moved, still = (
-            model(field_at(points, 1, 4.0, seed).transpose(0, 1))
-            for points in ((centres + patch) @ back.T, centres @ back.T + patch)
-        )
-        still = still[:, :, order_of_axis]
-        errors[h] = ((moved - still).norm() / still.norm()).item()
-    x, y = np.log(list(errors)), np.log(list(errors.values()))
-    slope, height = np.polyfit(x, y, 1)
-    residual = np.sqrt(np.mean((y - slope * x - height) ** 2))
-    return Convergence(errors, float(slope), float(residual))
+    return nn.Sequential(*copies)
 
 
 def _disc(x: Tensor, margin: float) -> Tensor:

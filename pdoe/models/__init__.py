@@ -11,7 +11,8 @@ from .hnet import HNet
 from .orn import ORN
 from .plain_cnn import PlainCNN
 from .ptn import PTN
-from .resnet import ResidualBlock, ResNet
+from .residual_block import ResidualBlock
+from .resnet import ResNet
 from .roteqnet import RotEqNet
 from .settings import Filters, Images, Norm
 from .sfcnn import SteerableCNN

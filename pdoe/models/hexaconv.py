@@ -88,8 +88,11 @@ class HexaConv(ResNet):
         self.images = images
         first = AxialArray.over(images.size, region)
         self.arrays = [first, first.halved(), first.halved().halved()]
+        self._mask(HexagonalSampling(images.size, first))
+
+    def _mask(self, sampling: HexagonalSampling) -> None:
+        """Sample the image, and set every map to 0 outside of the region."""
         regions = [Region(array) for array in self.arrays]
-        sampling = HexagonalSampling(images.size, first)
         self.trunk.stem = nn.Sequential(sampling, self.trunk.stem, regions[0])
         stage = 0
         for block in self.blocks:

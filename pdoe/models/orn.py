@@ -83,8 +83,6 @@ class ORN(nn.Module):
         images: Images = DIGITS,
     ):
         super().__init__()
-        if head not in ("align", "pool"):
-            raise ValueError(f"head is 'align' or 'pool', not {head!r}")
         if len(widths) != 4:
             raise ValueError(f"widths has the channels of four convolutions, not {list(widths)}")
         if copies < 1 or hidden < 1:
@@ -110,12 +108,7 @@ class ORN(nn.Module):
         )
         self.group, self.images = group, images
         self.trunk = nn.Sequential(Frame(margin // 2, margin - margin // 2), *chain.modules)
-        align = head == "align"
-        self.features = nn.Sequential(
-            *([Align(group)] if align else [GroupPool("max"), nn.Flatten()]),
-            nn.Linear(chain.channels * len(group) if align else chain.channels, hidden),
-            nn.ReLU(inplace=True),
-        )
+        self.features = _build_features(head, group, chain.channels, hidden)
         self.head = nn.Sequential(Dropout(dropout), nn.Linear(hidden, images.classes))
         exact = margin % 2 == 0 and chain.exact
         distinct = copies // 4 if copies % 4 == 0 and group.n % 4 == 0 and exact else copies
@@ -131,6 +124,16 @@ class ORN(nn.Module):
         for layer in layers:
             x = layer(x)
         return self.head(self.features(x).unflatten(0, (len(self.angles), -1)).amax(0))
+
+
+def _build_features(head: str, group: PointGroup, channels: int, hidden: int) -> nn.Sequential:
+    if head == "align":
+        pool, channels = [Align(group)], channels * len(group)
+    elif head == "pool":
+        pool = [GroupPool("max"), nn.Flatten()]
+    else:
+        raise ValueError(f"head is 'align' or 'pool', not {head!r}")
+    return nn.Sequential(*pool, nn.Linear(channels, hidden), nn.ReLU(inplace=True))
 
 
 class Align(Constants):

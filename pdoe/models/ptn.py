@@ -95,16 +95,9 @@ class PTN(nn.Module):
         self.origin = Centroid(images.size, predictor_strides)
         self.polar = LogPolar(angles, radii, images.size)
 
-        def build_classifier(ring: bool) -> nn.Sequential:
-            last = GroupConv(
-                PLANE, widths[-1], images.classes, "pixels", padding=1 - ring, bias=True
-            )
-            layers = _build_layers(images, widths, strides, batch_norm, dropout, ring)
-            border = [Ring()] if ring else []
-            return nn.Sequential(*layers, *border, last, nn.AdaptiveAvgPool3d(1), nn.Flatten())
-
-        self.classifier = build_classifier(ring=True)
-        self.cartesian = build_classifier(ring=False) if cartesian else None
+        settings = images, widths, strides, batch_norm, dropout
+        self.classifier = _build_classifier(*settings, ring=True)
+        self.cartesian = _build_classifier(*settings, ring=False) if cartesian else None
 
     @property
     def trunk(self) -> nn.Module:
@@ -156,6 +149,20 @@ def _build_layers(
         modules += [Dropout(dropout)] if dropout else []
         channels = width
     return modules
+
+
+def _build_classifier(
+    images: Images,
+    widths: Sequence[int],
+    strides: Sequence[int],
+    batch_norm: Norm,
+    dropout: float,
+    ring: bool,
+) -> nn.Sequential:
+    last = GroupConv(PLANE, widths[-1], images.classes, "pixels", padding=1 - ring, bias=True)
+    layers = _build_layers(images, widths, strides, batch_norm, dropout, ring)
+    border = [Ring()] if ring else []
+    return nn.Sequential(*layers, *border, last, nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
 
 class Centroid(Constants):

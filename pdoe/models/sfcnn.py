@@ -101,16 +101,21 @@ class SteerableCNN(nn.Module):
         )
         self.group = group
         self.trunk = nn.Sequential(*chain.modules)
-        self.head = nn.Sequential(Largest())
-        channels = chain.channels
-        for units in (hidden, hidden):
-            linear, norm = nn.Linear(channels, units), nn.BatchNorm1d(units, *batch_norm)
-            self.head.extend([Dropout(dropout), linear, norm, nn.ELU(inplace=True)])
-            channels = units
-        self.head.extend([Dropout(dropout), nn.Linear(channels, images.classes)])
+        self.head = _build_head(chain.channels, hidden, images.classes, dropout, batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.trunk(x))
+
+
+def _build_head(
+    channels: int, hidden: int, classes: int, dropout: float, batch_norm: Norm
+) -> nn.Sequential:
+    head = nn.Sequential(Largest())
+    for units in (hidden, hidden):
+        linear, norm = nn.Linear(channels, units), nn.BatchNorm1d(units, *batch_norm)
+        head.extend([Dropout(dropout), linear, norm, nn.ELU(inplace=True)])
+        channels = units
+    return head.extend([Dropout(dropout), nn.Linear(channels, classes)])
 
 
 class Largest(nn.Module):

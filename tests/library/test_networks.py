@@ -158,6 +158,9 @@ def test_trunk_and_logits_are_exact_before_and_after_a_step_in_both_modes(name):
         assert all((p.grad != 0).any() for p in net.parameters())
         optimizer.step()
     assert equivariance_report(net.eval(), net.group, x).first_broken is None
+    before = x.clone()
+    net(x)
+    assert torch.equal(x, before)  # layers work in place, but not on the input
     other = net(torch.randn_like(x))
     assert (other - net(x)).norm() > 1e-3 * net(x).norm()  # invariant, not constant
 

@@ -165,16 +165,6 @@ def test_black_stays_black_beyond_the_frame_whatever_the_normalisation():
     assert turned[:, 0, 0, 0].tolist() == pytest.approx([-0.4] * 2)
 
 
-def test_dropout_is_on_the_hidden_features_alone_and_batch_norm_only_where_asked_for():
-    model = small(dropout=0.5).train()
-    x = digits()
-    assert torch.equal(model.features(model.trunk(x)), model.features(model.trunk(x)))
-    assert not torch.equal(model(x), model(x))
-    normed = ORN(P8, norm=True)
-    norms = [[m for m in net.modules() if isinstance(m, nn.BatchNorm3d)] for net in (normed, model)]
-    assert [len(found) for found in norms] == [4, 0]
-
-
 # --- TI-pooling ----------------------------------------------------------------------------------
 
 
@@ -249,10 +239,3 @@ def test_copies_are_turned_counter_clockwise_as_training_images_are():
 def test_a_wrong_argument_raises_when_the_net_is_built(wrong, problem):
     with pytest.raises(ValueError, match=problem):
         ORN(P8, **wrong)
-
-
-def test_a_network_made_without_memory_has_its_tables_afterwards():
-    group, x = PointGroup(8), torch.randn(2, 3, 8, 1, 1)
-    with torch.device("meta"):
-        align = Align(group)
-    assert torch.equal(align.to_empty(device="cpu")(x), Align(group)(x))

@@ -216,13 +216,6 @@ def test_convolutions_on_the_ring_commute_with_shifts_by_their_stride():
         assert (model.classifier(polar.roll(rows, 2)) - logits).abs().max() > 1e-3
 
 
-def test_one_convolution_on_the_ring_commutes_with_every_shift():
-    conv = nn.Sequential(*PTN(P1).classifier[:4]).double()
-    polar = images()
-    for rows in range(1, 28, 5):
-        near(conv(polar.roll(rows, 2)), conv(polar).roll(rows, 3))
-
-
 def symmetric(model):
     """The same network, its predictor made of filters that quarter turns leave as they are."""
     with torch.no_grad():
@@ -275,14 +268,6 @@ def test_it_learns_where_the_centre_is():
         optimizer.step()
     assert all((p.grad != 0).any() for p in model.parameters())
     assert model.origin(model.predictor(x)).abs().max() > 1e-4
-
-
-def test_dropout_follows_every_layer_of_a_classifier():
-    counts = [
-        sum(type(m).__name__ == "Dropout" for m in PTN(P1, cartesian=both, dropout=0.2).modules())
-        for both in (False, True)
-    ]
-    assert counts == [8, 16]
 
 
 # --- moves, copies, wrong input ------------------------------------------------------------------

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup
-from pdoe.models import Images, Norm, ResidualBlock, ResNet
-from pdoe.models.pooling import MeanPool
+from pdoe.models import Images, Norm, ResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,21 +89,6 @@ def test_the_stem_is_counted_like_the_widths_and_a_bottleneck_has_a_quarter_of_t
     assert {c.out_channels for c in convolutions(tiny)} == {1}
 
 
-@pytest.mark.parametrize("downsample", ["stride", "avgpool"])
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_the_resolution_is_halved_at_the_start_of_stages_two_and_three(block, downsample):
-    net = small(block=block, depth=20, downsample=downsample).eval()
-    sizes = []
-    for part in (net.trunk.stem, *net.blocks):
-        part.register_forward_hook(lambda module, x, y: sizes.append(tuple(y.shape[1:])))
-    with torch.no_grad():
-        logits = net(colours(16, 1, torch.float32))
-    n = len(net.blocks) // 3
-    stages = [(2, 4, 16, 16)] * (1 + n) + [(3, 4, 8, 8)] * n + [(4, 4, 4, 4)] * n
-    assert sizes == stages
-    assert logits.shape == (1, 10)
-
-
 # --- what it computes ----------------------------------------------------------------------------
 
 
@@ -149,26 +133,6 @@ def test_on_one_element_it_is_the_ordinary_residual_network(block, depth, downsa
     settled(net, 16)
     x = colours(16)
     torch.testing.assert_close(net(x), by_hand(net, x, downsample), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("downsample", [None, "stride", "avgpool"])
-@pytest.mark.parametrize("channels", [3, 5])
-def test_a_block_whose_last_convolution_is_zero_is_its_shortcut(channels, downsample):
-    block = ResidualBlock(PointGroup(4), 3, channels, downsample=downsample).eval()
-    nn.init.zeros_(block.convolutions[-1].weight)
-    x = torch.randn(2, 3, 4, 8, 8)
-    before = x.clone()
-    expected = x
-    if channels != 3 or downsample is not None:
-        assert block.shortcut.kernel_size == 1
-        expected = block.shortcut(block.activation(x))
-    assert torch.equal(block(x), expected)
-    assert torch.equal(x, before)  # relu works in place, but not on the input
-
-
-def test_the_mean_of_two_by_two_pixels_is_that_of_torch():
-    x = torch.randn(2, 3, 4, 6, 10, dtype=torch.float64)
-    torch.testing.assert_close(MeanPool()(x), nn.AvgPool3d((1, 2, 2))(x), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("group", ["p1", "p2", "p4", "p1m", "p2m", "p4m"])

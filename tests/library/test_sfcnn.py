@@ -4,12 +4,10 @@ import copy
 import warnings
 from itertools import product
 from math import atan2, cos, exp, hypot, pi, sin
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from pdoe import (
@@ -17,7 +15,6 @@ from pdoe import (
     LiftingConv,
     PointGroup,
     equivariance_error,
-    equivariance_report,
     filter_bank,
 )
 from pdoe.models import Images, SteerableCNN
@@ -59,10 +56,6 @@ def test_a_bank_has_a_filter_for_every_wave_that_its_rings_hold(size):
         assert np.linalg.matrix_rank(filters.reshape(COUNTS[size], -1)) == COUNTS[size]
 
 
-def test_without_a_size_a_bank_has_the_support_of_the_operators():
-    np.testing.assert_array_equal(harmonics("p8", None), harmonics("p8", 5))
-
-
 def ring_by_pixels(size, ring, k):
     """tau(r) exp(i k phi) on ring ``ring``, of l2 norm 1, one pixel after the other."""
     reach, taps = size // 2, np.zeros((size, size), complex)
@@ -99,26 +92,6 @@ def test_the_two_parts_of_a_wave_have_the_norm_1_in_the_mean_in_every_frame(name
         at += parts
 
 
-@pytest.mark.parametrize("size", [3, 5, 7, 9])
-def test_only_what_has_no_angle_is_seen_at_the_centre_which_has_none(size):
-    centre = harmonics("p16", size, 0.3)[:, :, size // 2, size // 2]
-    waves = np.array([k > 0 for k, _ in orders(size)])
-    assert not centre[:, waves].any()
-    assert (centre[:, :2] != 0)[:, ~waves[:2]].all()
-
-
-@pytest.mark.parametrize("offset", [0.0, pi / 8])
-@pytest.mark.parametrize("size", [3, 5, 7, 9])
-@pytest.mark.parametrize("name", ["p4", "p8", "p12", "p16", "p16m"])
-def test_an_element_a_quarter_turn_further_has_the_filters_a_quarter_turn_further(
-    name, size, offset
-):
-    group = PointGroup.named(name)
-    bank = harmonics(name, size, offset)[: group.n]
-    found = np.roll(bank, -(group.n // 4), 0)
-    np.testing.assert_allclose(found, np.rot90(bank, 1, (2, 3)), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("offset", [0.0, pi / 8])
 @pytest.mark.parametrize("name", GRID)
 def test_elements_that_keep_the_grid_move_the_filters_of_all_others(name, offset, by_matrices):
@@ -144,22 +117,6 @@ def test_every_element_of_every_group_mixes_the_parts_of_a_wave_by_its_angle(nam
             parts = len(expected)
             np.testing.assert_allclose(bank[g, at : at + parts], expected, rtol=0, atol=1e-12)
             at += parts
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.4])
-@pytest.mark.parametrize("name", ["p3", "p5", "p8", "p3m", "p4m", "p6m"])
-def test_coefficients_are_an_orthogonal_representation_of_the_group(name, offset):
-    """The filters of gh are those of h, turned by g: D(gh) = D(h) D(g), found by least squares."""
-    group = PointGroup.named(name)
-    bank = harmonics(name, 7, offset).reshape(len(group), 18, -1)
-    mixing = bank @ np.linalg.pinv(bank[0])
-    np.testing.assert_allclose(mixing @ bank[0], bank, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(
-        mixing @ mixing.transpose(0, 2, 1), np.broadcast_to(np.eye(18), mixing.shape), atol=1e-12
-    )
-    for g, h in product(range(len(group)), repeat=2):
-        gh = int(group.product[g, h])
-        np.testing.assert_allclose(mixing[h] @ mixing[g], mixing[gh], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -201,15 +158,6 @@ def kernels_of(layer):
             layer.weight.copy_(unit.view_as(layer.weight))
             found.append(layer.kernel().flatten())
     return torch.stack(found)
-
-
-@pytest.mark.parametrize("size", [5, 7])
-def test_initial_weights_have_the_variance_of_he_over_all_filters_of_all_orientations(size):
-    group = PointGroup(8)
-    conv = GroupConv(group, 20, 40, bank="harmonics", size=size)
-    fan_in = 20 * 8 * COUNTS[size]
-    assert conv.weight[0].numel() == fan_in
-    assert abs(conv.weight.var().item() * fan_in / 2 - 1) < 0.03
 
 
 # --- against e2cnn -------------------------------------------------------------------------------
@@ -340,13 +288,6 @@ def test_it_can_be_made_of_other_banks(name, options):
     assert errors_of(model.trunk, name, x) < 1e-12 and errors_of(model, name, x) < 1e-12
 
 
-def test_pooling_of_an_odd_map_breaks_it_and_the_report_says_so():
-    model = settled(SteerableCNN(PointGroup(4), NARROW))
-    assert errors_of(model.trunk, "p4", digits(1, 32)) < 1e-12  # 24, 12, 6
-    report = equivariance_report(model, PointGroup(4), digits(1, 30))  # 22, 11
-    assert "pooling 2x2 over a size of 11x11" in report.reason
-
-
 @pytest.mark.parametrize(
     "wrong, said",
     [
@@ -364,15 +305,3 @@ def test_pooling_of_an_odd_map_breaks_it_and_the_report_says_so():
 def test_a_wrong_argument_raises_when_the_network_is_built(wrong, said):
     with pytest.raises(ValueError, match=said):
         SteerableCNN(PointGroup(4), **{"widths": NARROW, **wrong})
-
-
-# --- the recipe ----------------------------------------------------------------------------------
-
-
-def test_the_rate_falls_by_a_fifth_in_every_epoch_after_the_sixteenth():
-    path = Path(__file__).parents[2] / "configs/recipe/mnistrot_sfcnn.yaml"
-    recipe = OmegaConf.load(path)
-    rates = dict(recipe.learning_rate)
-    assert list(rates) == [0, *range(16, 40)] and recipe.epochs == 40
-    for epoch, rate in rates.items():
-        assert rate == pytest.approx(0.015 * 0.8 ** max(0, epoch - 15), rel=1e-5)
