@@ -397,21 +397,6 @@ def test_the_report_follows_execution_and_not_registration():
     assert report.first_broken == "broken"
 
 
-def test_a_layer_that_is_used_twice_is_judged_by_both_uses():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.relu, self.lopsided = nn.ReLU(), Lopsided()
-            self.lift = LiftingConv(PointGroup(4), 2, 3, dtype=torch.float64)
-
-        def forward(self, x):
-            return self.relu(self.lopsided(self.relu(self.lift(x))))
-
-    report = equivariance_report(Twice(), PointGroup(4), image())
-    assert report.first_broken == "lopsided"
-    assert report.errors["lift"] < 1e-12 < 1e-3 < report.errors["lopsided"]
-
-
 def test_a_layer_named_act_moves_no_maps():
     class Named(nn.Module):
         def __init__(self):

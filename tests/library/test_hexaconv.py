@@ -134,13 +134,6 @@ def test_a_group_that_moves_the_lattice_is_refused_by_name(name):
         HexaConv(PointGroup.named(name), 26)
 
 
-def test_an_offset_or_an_even_size_is_refused():
-    with pytest.raises(ValueError, match="offset 0"):
-        filter_bank(PointGroup(6), "hexagon", offset=pi / 8)
-    with pytest.raises(ValueError, match="odd size, not 4"):
-        filter_bank(PointGroup(6), "hexagon", size=4)
-
-
 # --- the layers ----------------------------------------------------------------------------------
 
 

@@ -91,19 +91,6 @@ def test_images_as_the_data_set_stores_them_are_transposed_ones():
     assert torch.equal(other(images), preprocess(images.mT))
 
 
-@pytest.mark.parametrize(
-    "images, said",
-    [
-        (torch.zeros(1, 1, 28, 28), r"uint8 \[B, 1, 28, 28\], not float32 \[1, 1, 28, 28\]"),
-        (torch.zeros(28, 28, dtype=torch.uint8), r"not uint8 \[28, 28\]"),
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"not uint8 \[1, 3, 32, 32\]"),
-    ],
-)
-def test_images_of_another_form_are_refused(images, said):
-    with pytest.raises(ValueError, match=said):
-        load_pretrained(NAME).preprocess(images)
-
-
 def test_copies_and_pickles_keep_what_makes_their_input():
     net, images = load_pretrained(NAME), torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
@@ -180,18 +167,11 @@ def test_a_damaged_index_is_refused_in_one_line(elsewhere, text):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["mnistrot_pdo_p9", "no/such/folder"])
+@pytest.mark.parametrize("name", ["mnistrot_pdo_p9", "no/such/folder", None, ""])
 def test_an_unknown_name_is_told_the_known_ones(name):
-    near = ", did you mean 'mnistrot_pdo_p8'\\?" if "pdo" in name else ":"
-    with pytest.raises(ValueError, match=f"no network '{name}'{near} give one of .*{NAME}"):
-        load_pretrained(name)
-
-
-@pytest.mark.parametrize("name", [None, 5, b"a", ""])
-def test_what_is_no_name_is_told_the_known_ones(name):
-    with pytest.raises(
-        ValueError, match=f"the name or the path of a network, not {name!r}: .*{NAME}"
-    ):
+    near = ", did you mean 'mnistrot_pdo_p8'\\?" if name == "mnistrot_pdo_p9" else ":"
+    said = f"no network '{name}'{near} give one of" if name else "the name or the path of a network"
+    with pytest.raises(ValueError, match=f"{said}.*{NAME}"):
         load_pretrained(name)
 
 

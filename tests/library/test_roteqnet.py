@@ -275,9 +275,3 @@ def test_a_wrong_argument_raises_when_the_network_is_built(wrong):
 def test_a_map_of_another_form_raises_and_names_the_expected_one(layer, shape):
     with pytest.raises(ValueError, match="expects a (vector|lifted) map"):
         layer(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("size", [1, 8, "9"])
-def test_a_size_that_filters_cannot_have_is_named(size):
-    with pytest.raises(ValueError, match=f"size is .*an odd number from 3 on, not {size!r}"):
-        RotEqNet(PointGroup(17), size=size)
