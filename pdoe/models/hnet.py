@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..equivariance.action import check_group
 from ..groups import PointGroup
 from .harmonic_layers import (
     HarmonicConv,
@@ -66,8 +67,7 @@ class HNet(nn.Module):
         images: Images = DIGITS,
     ):
         super().__init__()
-        if not isinstance(group, PointGroup):
-            raise TypeError(f"group is a PointGroup, such as PointGroup(4), not {group!r}")
+        check_group(group)
         if group.reflections:
             raise ValueError(
                 f"HNet commutes with rotations, not with the reflections of {group.name}: "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..equivariance.action import check_group
 from ..fast.cpu import ChannelsLast
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
@@ -75,6 +76,7 @@ class PlainCNN(nn.Module):
         images: Images = DIGITS,
     ):
         super().__init__()
+        check_group(group)
         if padding not in ("shrink", "same"):
             raise ValueError(f"padding is 'shrink' or 'same', not {padding!r}")
         if not init_variance > 0:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..equivariance.action import check_group
 from ..fast.cpu import ChannelsLast
 from ..fast.norm import BatchNorm
 from ..fast.recompute import recomputed
@@ -158,8 +159,7 @@ class _Trunk(nn.Module):
 
 
 def _check_arguments(group: PointGroup, downsample: str, head: str, images: Images) -> None:
-    if not isinstance(group, PointGroup):
-        raise TypeError(f"group is a PointGroup, such as PointGroup(8), not {group!r}")
+    check_group(group)
     if downsample not in ("stride", "avgpool"):
         raise ValueError(f"downsample is 'stride' or 'avgpool', not {downsample!r}")
     if head not in ("spatial", "invariant"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..constants import Constants
+from ..equivariance.action import check_group
 from ..fast.cpu import Dropout
 from ..groups import PointGroup
 from ..layers import BankConv, GroupPool, LiftingConv, full_precision
@@ -64,8 +65,7 @@ class RotEqNet(nn.Module):
         images: Images = DIGITS,
     ):
         super().__init__()
-        if not isinstance(group, PointGroup):
-            raise TypeError(f"group is a PointGroup, such as PointGroup(17), not {group!r}")
+        check_group(group)
         if group.reflections or group.n < 3:
             raise ValueError(
                 "RotEqNet has vectors that point along rotation angles: its group has at least 3 "

@@ -89,6 +89,13 @@ def test_a_network_has_a_group_and_a_trunk_and_gives_logits_of_its_classes(name)
         net(images_for(name, 2, 2).float())
 
 
+@pytest.mark.parametrize("name", ["plain_cnn group", "resnet stride", "hnet", "roteqnet"])
+def test_a_name_is_not_a_group(name):
+    case = CASES[name]
+    with pytest.raises(TypeError, match=f"group is a PointGroup.*not {case.group!r}"):
+        MODELS[case.model](case.group, **case.options)
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_images_of_another_size_are_refused(name):
     size = CASES[name].size

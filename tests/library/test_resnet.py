@@ -317,13 +317,6 @@ def test_a_wrong_argument_is_refused_with_what_is_expected(wrong, message):
         small(**wrong)
 
 
-def test_a_name_is_not_a_group_and_an_image_has_its_channels():
-    with pytest.raises(TypeError, match="PointGroup"):
-        ResNet("p8", 26)
-    with pytest.raises(ValueError, match="expects an image"):
-        small()(torch.zeros(1, 1, 8, 8))
-
-
 # --- other data ----------------------------------------------------------------------------------
 
 
