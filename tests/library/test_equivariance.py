@@ -279,6 +279,18 @@ def test_the_report_gives_the_largest_error_over_the_elements():
     assert len({round(error, 6) for error in errors.values()}) > 2
 
 
+@pytest.mark.parametrize("size, broken", [(12, "strided"), (13, None)])
+def test_a_stride_of_two_breaks_on_even_sizes_and_the_report_says_where(size, broken):
+    model = layers("p8", strided=GroupConv(PointGroup(8), 3, 3, stride=2).double())
+    assert equivariance_report(model, PointGroup(8), image(size, size)).first_broken == broken
+
+
+@pytest.mark.parametrize("size, broken", [(12, None), (13, "halve")])
+def test_pooling_two_by_two_breaks_on_odd_sizes_and_the_report_says_where(size, broken):
+    model = layers("p4", halve=nn.MaxPool3d((1, 2, 2)))
+    assert equivariance_report(model, PointGroup(4), image(size, size)).first_broken == broken
+
+
 def test_batch_norm_per_orientation_breaks_and_the_report_says_so():
     class PerOrientation(nn.BatchNorm2d):
         def forward(self, x):
