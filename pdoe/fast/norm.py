@@ -47,12 +47,7 @@ class BatchNorm(nn.BatchNorm3d):
         require_floats(self, x)
         if self._by_orientation(x):
             return self._train(NormByOrientation, x)
-        if (
-            x.device.type != "cpu"
-            or x.ndim != 5
-            or 1 not in x.shape
-            or is_captured()
-        ):
+        if x.device.type != "cpu" or x.ndim != 5 or 1 not in x.shape or is_captured():
             return self._normalise(x)
         # torch's batch norm infers memory formats from strides, those of axes of length 1 included,
         # and its gradient is wrong where map and gradient disagree.

@@ -16,7 +16,7 @@ from ..data import SHAPES, DataSet, load_data
 from ..data.dataset import STATISTICS
 from ..data.whitening import whitened
 from ..groups import PointGroup
-from ..models import MODELS
+from ..models import MODELS, Images, Norm
 from .hardware import SWITCHES, resolve_device, resolve_precision
 from .recipe import is_number
 from .record import digest
@@ -123,11 +123,8 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         raise ValueError(f"recipe.norm.momentum is a number from 0 to 1, or null, not {momentum!r}")
     given: dict[str, Any] = {
         "dropout": recipe["dropout"],
-        "norm_eps": eps,
-        "norm_momentum": momentum,
-        "in_channels": shape[0],
-        "classes": classes,
-        "image_size": shape[-1],
+        "batch_norm": Norm(eps, momentum),
+        "images": Images(shape[0], classes, shape[-1]),
     }
     known = [key for key in signature(MODELS[name]).parameters if key not in ("group", *given)]
     for key, value in arguments.items():

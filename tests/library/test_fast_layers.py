@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
 from pdoe.fast import BatchNorm, ChannelsLast, Dropout, MaxPool, conv2d
 from pdoe.fast.layout import is_channels_last
-from pdoe.models import PlainCNN, ResNet
+from pdoe.models import Images, PlainCNN, ResNet
 
 # --- layout --------------------------------------------------------------------------------------
 
@@ -23,10 +23,10 @@ def channels_last(x):
 
 def networks():
     p4, p8 = PointGroup(4), PointGroup(8)
-    yield PlainCNN(p8, [2, 3, 2], image_size=14), 14
-    yield PlainCNN(p4, [2] * 3, "pixels", head="group", bias=True, image_size=12), 12
-    yield PlainCNN(p4, [2] * 2, padding="same", head="pooled", hidden=3, in_channels=3), 8
-    yield PlainCNN(PointGroup(1), [3] * 3, "pixels", image_size=12), 12
+    yield PlainCNN(p8, [2, 3, 2], images=Images(size=14)), 14
+    yield PlainCNN(p4, [2] * 3, "pixels", head="group", bias=True, images=Images(size=12)), 12
+    yield PlainCNN(p4, [2] * 2, padding="same", head="pooled", hidden=3, images=Images(3)), 8
+    yield PlainCNN(PointGroup(1), [3] * 3, "pixels", images=Images(size=12)), 12
     yield ResNet(p8, 8, [1, 2, 3], offset=0.3, downsample="avgpool", head="invariant"), 16
     yield ResNet(PointGroup(6, reflections=True), 8, [2, 2, 2]), 15
     yield ResNet(p4, 11, [4, 4, 8], block="bottleneck"), 16
@@ -268,7 +268,7 @@ def test_it_works_where_another_device_is_the_default_one():
 
 def test_networks_in_training_are_mapped_over():
     p4 = PointGroup(4)
-    nets = [PlainCNN(p4, [2, 2], dropout=0.2, image_size=8) for _ in range(3)]
+    nets = [PlainCNN(p4, [2, 2], dropout=0.2, images=Images(size=8)) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(nets)
     x = torch.randn(5, 1, 8, 8)
 
@@ -427,7 +427,7 @@ def test_maps_of_another_form_are_refused(shape):
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
 def test_a_network_is_traced_as_it_is():
-    model = PlainCNN(PointGroup(4), [2, 2, 2], image_size=12).eval()
+    model = PlainCNN(PointGroup(4), [2, 2, 2], images=Images(size=12)).eval()
     x = torch.randn(2, 1, 12, 12)
     traced = torch.jit.trace(model, x)
     torch.testing.assert_close(traced(x), model(x))

@@ -15,7 +15,7 @@ import torch
 from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
 from pdoe.data import SHAPES, DataSet
 from pdoe.fast import BatchNorm, replay_as_graphs
-from pdoe.models import PlainCNN
+from pdoe.models import Images, PlainCNN
 from pdoe.run.config import build_model, composed
 from pdoe.run.cost import estimated_seconds
 from pdoe.run.diagnostics import diagnose
@@ -42,7 +42,7 @@ def data(two_sides):
 
 def network(dropout=0.2):
     torch.manual_seed(0)
-    return PlainCNN(PointGroup(8), [3] * 6, dropout=dropout, classes=2).to(GPU)
+    return PlainCNN(PointGroup(8), [3] * 6, dropout=dropout, images=Images(classes=2)).to(GPU)
 
 
 def trained(data, dropout=0.2, **settings):

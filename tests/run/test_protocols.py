@@ -158,11 +158,6 @@ def test_l1_adds_the_sign_of_weights_and_of_nothing_else():
     assert all(not p.grad.any() for p in model.parameters() if p.ndim == 1)
 
 
-def test_l1_makes_weights_smaller(data):
-    plain, penalised = (run(data, l1=l1)[0][1].weight.abs().sum() for l1 in (0.0, 0.5))
-    assert penalised < 0.7 * plain
-
-
 @pytest.mark.parametrize("name", ["momentum", "adadelta"])
 def test_the_optimizers_of_the_sources_learn(data, name):
     rate = {"momentum": 0.05, "adadelta": 1.0}[name]

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.fast import Dropout, release_graphs
-from pdoe.models import PlainCNN
+from pdoe.models import Images, PlainCNN
 from pdoe.run import checkpoints, training
 from pdoe.run.checkpoints import CheckpointMismatch, Progress, newest_whole
 from pdoe.run.evaluation import confusion_matrix, evaluate
@@ -267,7 +267,7 @@ def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeyp
 
 def test_the_network_that_is_tested_has_its_index_tables(data, monkeypatch):
     """The tables of a layer are buffers, too: averages of them would be other numbers."""
-    model = PlainCNN(PointGroup(8), [3, 3], classes=2, image_size=8)
+    model = PlainCNN(PointGroup(8), [3, 3], images=Images(classes=2, size=8))
     tested = []
     monkeypatch.setattr(
         training, "confusion_matrix", lambda net, *_: tested.append(net) or counts(1)
