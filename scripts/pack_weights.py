@@ -31,6 +31,7 @@ from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, configured_data, hashed
 from pdoe.run.hardware import SWITCHES, worded
+from pdoe.run.overrides import split_overrides
 from pdoe.run.record import RecordError, RunFolder, digest
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
