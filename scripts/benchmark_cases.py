@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from torch import Tensor, nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
-from pdoe.data import SHAPES
+from pdoe.data import SETS
 from pdoe.fast.cpu import MaxPool
 from pdoe.fast.norm import BatchNorm
 
@@ -102,7 +102,7 @@ def network(experiment: str, batch: int) -> Case:
     from pdoe.run.config import build_model, composed
 
     config = composed(f"experiment={experiment}")
-    shape, _ = SHAPES[config["data"]["name"]]
+    shape = SETS[config["data"]["name"]].shape
 
     peer = e2cnn_p8_network if experiment == "mnistrot_pdo_p8" else None
     return Case(

@@ -36,7 +36,7 @@ from hydra.errors import HydraException
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.data import SHAPES
+from pdoe.data import SETS
 from pdoe.equivariance.angles import convergence_order, equivariance_curve, smooth_field
 from pdoe.equivariance.error import EquivarianceReport, equivariance_report
 from pdoe.files import write_whole
@@ -104,7 +104,7 @@ def report(*overrides: str) -> EquivarianceReport:
 
 def layer_report(config: dict, model: nn.Module, initialised: bool) -> EquivarianceReport:
     """On one random image. A network on p1 has no turns of its own and is asked about p4."""
-    x = torch.randn(1, *SHAPES[config["data"]["name"]][0], dtype=torch.float64)
+    x = torch.randn(1, *SETS[config["data"]["name"]].shape, dtype=torch.float64)
     asked = model.group if len(model.group) > 1 else PointGroup(4)
     if initialised:  # on several images: a norm without space has nothing else to average over
         model = settled(model, torch.cat([x, torch.randn(7, *x.shape[1:], dtype=x.dtype)]))
@@ -113,7 +113,7 @@ def layer_report(config: dict, model: nn.Module, initialised: bool) -> Equivaria
 
 def curves(config: dict, model: nn.Module, initialised: bool) -> dict[str, dict[float, float]]:
     """Error over all angles of the logits, and of the trunk pooled over group and space."""
-    channels, size, _ = SHAPES[config["data"]["name"]][0]
+    channels, size, _ = SETS[config["data"]["name"]].shape
     field = partial(smooth_field, size, batch=8, channels=channels)
     if initialised:
         model = settled(model, field())

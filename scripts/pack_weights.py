@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from pdoe.data import DataError, DataSet
-from pdoe.data.dataset import written
+from pdoe.data import SETS, DataError, DataSet
+from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
@@ -38,24 +38,6 @@ from pdoe.tables.statistics import NORMAL, sampling_variance
 from pdoe.tables.table import SETTING
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-# What the images of a data set are, and what a network that was trained on them is not for.
-IMAGES = {
-    "mnist_rot": (
-        "single handwritten digits, bright on black, centred, of 28x28 pixels, at any angle",
-        "A 6 and a 9 differ by a turn: where the angle is unknown, so is which of them it is. "
-        "Anything but a digit gets a digit, too.",
-    ),
-    "cifar10": (
-        "colour images of 32x32 pixels of the ten classes of CIFAR-10",
-        "Anything else gets one of the ten classes, too.",
-    ),
-    "cifar100": (
-        "colour images of 32x32 pixels of the hundred classes of CIFAR-100",
-        "Anything else gets one of the hundred classes, too.",
-    ),
-}
 
 
 def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
@@ -181,7 +163,7 @@ def called(name: str, to: Path) -> str:
 def card(name: str, call: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
     """What the network is, what was measured and what it is not for, as Markdown."""
     config, data = entry["configuration"], entry["data"]
-    images, limit = IMAGES[data["name"]]
+    images, limit = SETS[data["name"]].subject, SETS[data["name"]].limit
     count, error = entry["test_images"], entry["test_error"]
     sampling = NORMAL * math.sqrt(sampling_variance(error, count))
     words = [f"{key}={value}" for key, value in SETTING.findall(entry["overrides"])]
@@ -203,7 +185,7 @@ def card(name: str, call: str, entry: dict[str, Any], record: dict[str, Any]) ->
         if data["provenance"].startswith("regenerated")
         else ""
     )
-    mean, std = written(entry["mean"]), written(entry["std"])
+    mean, std = format_statistic(entry["mean"]), format_statistic(entry["std"])
     minutes = round(record["seconds"] / 60)
     environments = (record.get("manifest") or {}).get("environments") or [{}]
     chosen = environments[-1].get("settings") or {}

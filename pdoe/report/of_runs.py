@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..data.facts import SETS
 from ..tables import table as tables
 from ..tables.table import Line
 from . import run_charts as charts
@@ -14,7 +15,7 @@ from .contents import MEDIUM, Report, Table, data_of, group_of, missing, seeds_o
 GROUPS = ("p1", "p2", "p4", "p6", "p8", "p12", "p4m", "p8m")
 SWEEP = "mnistrot_pdo_p8", "mnistrot_common"  # the row and the recipe of the sweep over groups
 MOST = 26_747  # parameters: those of the row
-DATA = {"mnistrot": "MNIST-rot", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATA = {name.replace("_", ""): facts.title for name, facts in SETS.items()}
 
 
 def without_details(one: Table, what: str) -> str:

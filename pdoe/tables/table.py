@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ..data.facts import SETS
 from ..files import as_csv
 from .runs import TEST_IMAGES, Run, TableError
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
-EMBEDDED_TEST_IMAGES = 10_000
+EMBEDDED_TEST_IMAGES = SETS["mnist_rot"].other_images["embedded"][1]
 # The end of a provenance whose test images are training images that were held out.
 HELD_OUT = re.compile(r", (\d+) held out$")
 SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")  # one of several overrides

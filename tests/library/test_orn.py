@@ -18,7 +18,7 @@ from pdoe import (
     export_plain,
     filter_bank,
 )
-from pdoe.data.batches import rotate
+from pdoe.data.augmentation import rotate
 from pdoe.models import ORN
 from pdoe.models.orn import Align, Frame, Turned
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from pdoe import LiftingConv, PointGroup, equivariance_error, equivariance_report, filter_bank
-from pdoe.data.batches import rotate
+from pdoe.data.augmentation import rotate
 from pdoe.equivariance.angles import smooth_field
 from pdoe.models import RotEqNet
 from pdoe.models.roteqnet import OrientationPool, VectorConv, VectorNorm, VectorPool
