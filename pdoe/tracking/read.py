@@ -1,7 +1,7 @@
-"""Runs read back out of W&B: from its folders, without a server, or from a project.
+"""Read runs back out of W&B: from its folders, without a server, or from a project.
 
-Both give the same :class:`Logged` for the same run. W&B's own files are private to it; what reads
-them here is its command `wandb leet inspect --json`, which wandb has from 0.31 on.
+Both give the same :class:`Logged` for the same run. The format of W&B's log files is private; its
+command ``wandb leet inspect --json`` (wandb 0.31 and later) reads them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .names import rename_from_wandb
 from .service import end_service
 
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")
@@ -32,14 +33,14 @@ class LoggedError(ValueError):
 
 @dataclass(frozen=True)
 class Logged:
-    """One run as W&B has it.
+    """One run as W&B stores it.
 
     Attributes:
-        where: a folder or an address, for messages; two runs are equal wherever they lie.
-        record: as in ``result.json``. Of a run that was killed, the record that it began with,
-            brought up to its last epoch; the seconds are then those of its epochs alone.
+        where: a folder or an address, for messages; it does not count when runs are compared.
+        record: as in ``result.json``. A run that was killed has the record that it began with,
+            updated to its last logged epoch; its seconds are then those of its epochs alone.
         metrics: as in ``metrics.jsonl``, one row per epoch.
-        diagnostics: what the run was given at its end, or None.
+        diagnostics: as given to ``Tracker.finish``, or None.
     """
 
     where: str = field(compare=False)
@@ -50,7 +51,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class _Fragment:
-    """What one start of a run logged: an offline run cannot be resumed, and begins a new folder."""
+    """The log of one start of a run. An offline run cannot be resumed: each start has a folder."""
 
     where: str
     run_id: str
@@ -65,20 +66,23 @@ class _Fragment:
 
 
 def read_offline(folder: Path) -> Logged:
-    """One folder of W&B, ``offline-run-*`` or ``run-*``, of a run that ended or was killed.
+    """Read one folder of W&B, ``offline-run-*`` or ``run-*``, of a run that ended or was killed.
 
     Raises:
-        LoggedError: no log in it, a damaged one, not a run of ours, or wandb before 0.31.
+        LoggedError: no log, a damaged log, a run of another project, or wandb before 0.31.
     """
-    return _joined([_read(Path(folder))])
+    return _join([_read_folder(Path(folder))])
 
 
 def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
-    """Every run of W&B's folders below ``root``, and a line for each folder that is left out.
+    """Read every run of W&B's folders below ``root``.
 
-    Folders of one run that lie beside each other are its starts and are joined, a later one
-    replacing what it repeated; those that lie elsewhere are another copy, or another run. Where the
-    folder of a run has its ``result.json``, the record is there and W&B's folders are not read.
+    Folders of one run that lie beside each other are its starts. They are joined; a later start
+    replaces the epochs that it repeats. Folders elsewhere are another copy, or another run. If a
+    run folder has its ``result.json``, W&B's folders in it are not read.
+
+    Returns:
+        The runs, and a line for each folder that is left out.
     """
     folders = []
     for name, below, files in os.walk(root):
@@ -92,7 +96,7 @@ def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
 
     def read(folder: Path) -> None:
         try:
-            fragments.append(_read(folder))
+            fragments.append(_read_folder(folder))
         except LoggedError as error:
             problems.append(str(error))
 
@@ -104,19 +108,19 @@ def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
     runs = []
     for ones in of_run.values():
         try:
-            runs.append(_joined(ones))
+            runs.append(_join(ones))
         except LoggedError as error:
             problems.append(str(error))
     return runs, sorted(problems)
 
 
-def _read(folder: Path) -> _Fragment:
+def _read_folder(folder: Path) -> _Fragment:
     files = sorted(folder.glob("*.wandb")) if folder.is_dir() else []
     if len(files) != 1:
         raise LoggedError(f"{folder}: skipped: {len(files)} .wandb files in it, expected one")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(files[0])]
     quiet = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=quiet)
     if done.returncode == 2:  # no such command or option
         raise LoggedError(f"{folder}: skipped: reading it needs wandb 0.31 or newer")
     if done.returncode or "corrupt" in done.stderr:
@@ -151,10 +155,14 @@ def _read(folder: Path) -> _Fragment:
 
 
 def read_project(path: str, api: Any = None) -> tuple[list[Logged], list[str]]:
-    """Every run of the project ``entity/project`` or ``project``, and a line for each left out.
+    """Read every run of the project ``entity/project`` or ``project``.
 
     Args:
-        api: stands for ``wandb.Api``; by default one that waits 10 s for an answer.
+        path: of the project.
+        api: a ``wandb.Api``; by default one that waits 10 s for an answer.
+
+    Returns:
+        The runs, and a line for each run that is left out.
 
     Raises:
         LoggedError: no login, no such project, no network.
@@ -166,7 +174,7 @@ def read_project(path: str, api: Any = None) -> tuple[list[Logged], list[str]]:
                 # Without `keys`, which would drop every row that lacks one of them.
                 rows = list(run.scan_history())
                 summary = {name: run.summary.get(name) for name in ("record", "diagnostics")}
-                runs.append(_joined([_fragment(run.url, run.id, "", run.config, summary, rows)]))
+                runs.append(_join([_fragment(run.url, run.id, "", run.config, summary, rows)]))
             except LoggedError as error:
                 problems.append(str(error))
     except LoggedError:
@@ -188,7 +196,7 @@ def _api() -> Any:
     return wandb.Api(timeout=_TIMEOUT)
 
 
-# ---- What both give -----------------------------------------------------------------------------
+# ---- From a log to a run ------------------------------------------------------------------------
 
 
 def _fragment(
@@ -202,7 +210,7 @@ def _fragment(
     if "record" not in config:
         raise LoggedError(f"{where}: skipped: no record in its config, so it is no run of pdoe")
     begun, ended, diagnostics = (
-        _object(where, name, text)
+        _parse_object(where, name, text)
         for name, text in (
             ("record", config["record"]),
             ("record", summary.get("record")),
@@ -213,22 +221,20 @@ def _fragment(
         raise LoggedError(f"{where}: skipped: the record in its config is empty")
     rows = []
     for item in history:
-        # W&B's own columns begin with _, its pictures and tables have columns with a dot.
         row = {
             key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-            for key, value in item.items()
-            if not key.startswith("_") and "." not in key and not isinstance(value, Mapping)
+            for key, value in rename_from_wandb(item).items()
         }
         epoch = row.get("epoch")
-        if isinstance(epoch, int | float):  # W&B gives a row of its own to what ends a run
+        if isinstance(epoch, int | float):  # others are steps, and the end of a run
             # An online run that began anew repeats its epochs in the same history.
             rows = [other for other in rows if other["epoch"] < epoch]
             rows.append(row)
     return _Fragment(where, run_id, started, begun, ended, rows, diagnostics)
 
 
-def _object(where: str, name: str, text: object) -> dict[str, Any] | None:
-    """A JSON object that was kept as text."""
+def _parse_object(where: str, name: str, text: object) -> dict[str, Any] | None:
+    """Parse a JSON object that was logged as text."""
     try:
         value = json.loads(text) if text is not None else None
     except (TypeError, ValueError):
@@ -238,8 +244,8 @@ def _object(where: str, name: str, text: object) -> dict[str, Any] | None:
     return value
 
 
-def _joined(fragments: list[_Fragment]) -> Logged:
-    """The run of which these are the starts."""
+def _join(fragments: list[_Fragment]) -> Logged:
+    """Join the starts of one run."""
     fragments = sorted(fragments, key=lambda fragment: fragment.started)
     last = fragments[-1]
     rows: dict[int, dict[str, Any]] = {}
@@ -251,7 +257,7 @@ def _joined(fragments: list[_Fragment]) -> Logged:
             rows |= {row["epoch"]: row for row in fragment.rows}
         names = dict.fromkeys(name for row in rows.values() for name in row)
         metrics = [{name: rows[e].get(name) for name in names} for e in sorted(rows)]
-        record = last.ended or _brought_up(last.begun, metrics)
+        record = last.ended or _bring_up_to_date(last.begun, metrics)
     except TypeError as error:
         raise LoggedError(
             f"{last.where}: skipped: its record or rows are damaged: {error}"
@@ -260,8 +266,8 @@ def _joined(fragments: list[_Fragment]) -> Logged:
     return Logged(last.where, record, metrics, diagnostics[-1] if diagnostics else None)
 
 
-def _brought_up(begun: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of a run that was killed, by what it logged until then."""
+def _bring_up_to_date(begun: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Update the record of a run that was killed to the last epoch that it logged."""
     since = [row for row in metrics if row["epoch"] > (begun.get("epochs") or 0)]
     if not since:
         return begun
