@@ -15,6 +15,7 @@ import numpy as np
 from ..files import write_whole
 from .dataset import DataError
 from .downloads import download_first
+from .facts import SETS
 from .files import Absent, check_file, is_there, read_file
 
 ZIP_NAME = "mnist_rotation_new.zip"
@@ -23,8 +24,8 @@ ZIP_LIMIT = 100_000_000  # bytes
 TEXT_LIMIT = 2_000_000_000  # bytes of an .amat file: 32 a value, where the published ones have 16
 ZIP_URL = f"http://www.iro.umontreal.ca/~lisa/icml2007data/{ZIP_NAME}"
 AMAT_ROWS = {
-    "mnist_all_rotation_normalized_float_train_valid.amat": 12_000,
-    "mnist_all_rotation_normalized_float_test.amat": 50_000,
+    "mnist_all_rotation_normalized_float_train_valid.amat": SETS["mnist_rot"].images[0],
+    "mnist_all_rotation_normalized_float_test.amat": SETS["mnist_rot"].images[1],
 }
 FOLDERS = (".", "mnist_rot")
 _REMEDY = f"Replace it by a fresh copy (from {ZIP_URL}), or delete it."

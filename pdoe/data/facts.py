@@ -33,6 +33,7 @@ class Facts:
         subject: what the images show, for the card of a trained network.
         limit: what a network that was trained on these images cannot do.
         other_images: the numbers for a provenance that has other numbers than the published ones.
+        transposed: rows and columns of each image are swapped in the files.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Facts:
     subject: str
     limit: str
     other_images: dict[str, tuple[int, int]] = field(default_factory=dict)
+    transposed: bool = False
 
     @property
     def classes(self) -> int:
@@ -61,6 +63,7 @@ SETS: dict[str, Facts] = {
         limit="A 6 and a 9 differ by a turn: where the angle is unknown, so is which of them it "
         "is. Anything but a digit gets a digit, too.",
         other_images={"embedded": (12_000, 10_000)},
+        transposed=True,
     ),
     "cifar10": Facts(
         title="CIFAR-10",

@@ -136,7 +136,7 @@ def _regenerate(root: Path) -> Arrays:
     random = np.random.RandomState(0)
     order = random.permutation(len(digits))
     angles = random.uniform(0, 2 * np.pi, 62_000)
-    return make_rotated_set(digits, labels, order[:62_000], angles, train=12_000)
+    return make_rotated_set(digits, labels, order[:62_000], angles)
 
 
 def _embed(root: Path) -> Arrays:
@@ -146,15 +146,16 @@ def _embed(root: Path) -> Arrays:
     order = random.permutation(len(digits))
     order = np.concatenate([np.tile(order[:4_000], 3), np.tile(order[4_000:], 10)])
     angles = random.uniform(0, 2 * np.pi, len(order))
-    return make_rotated_set(digits, labels, order, angles, train=12_000)
+    return make_rotated_set(digits, labels, order, angles)
 
 
 def make_rotated_set(
-    digits: np.ndarray, labels: np.ndarray, order: np.ndarray, angles: np.ndarray, train: int
+    digits: np.ndarray, labels: np.ndarray, order: np.ndarray, angles: np.ndarray
 ) -> Arrays:
     """Rotate digits ``[M, n, n]``, those of ``order`` ``[N]``, by ``angles`` ``[N]``, and split."""
     print(f"{NAME}: rotating {len(order):,} digits (about ten seconds)", flush=True)
     images, labels = rotate_digits(digits, order, angles)[:, None], labels[order]
+    train = SETS[NAME].images[0]
     return {
         "train_images": images[:train],
         "train_labels": labels[:train],

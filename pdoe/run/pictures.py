@@ -27,8 +27,8 @@ def find_mistakes(
 ) -> list[Mistake]:
     """Return the first misclassified images, at most 32, among the first 2,000 test images.
 
-    Pixels are uint8; those of whitened images are scaled to 0..255. ``count`` limits the test
-    images further.
+    Images are upright, also those of a set that stores them transposed. Pixels of whitened images
+    are scaled to 0..255. ``count`` limits the test images further.
     """
     model.eval()
     mistakes: list[Mistake] = []
@@ -42,7 +42,8 @@ def find_mistakes(
             image = batch[index].cpu()
             if image.is_floating_point():
                 image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-9) * 255
-            pixels = image.to(torch.uint8).numpy()
+            upright = image.mT if data.name in SETS and SETS[data.name].transposed else image
+            pixels = upright.to(torch.uint8).numpy()
             mistakes.append(Mistake(pixels, int(truth[index]), int(predicted[index])))
         if len(mistakes) >= MISTAKES:
             break

@@ -273,6 +273,7 @@ def test_every_image_is_padded_cut_and_mirrored_as_the_definition_says():
     assert torch.equal(oblong[0, :, 4:, 4:], images[0, :, :3, :5].float()) and oblong.sum() > 0
 
 
+@pytest.mark.slow
 def test_moves_are_distributed_as_those_of_torchvision():
     transforms = pytest.importorskip("torchvision").transforms
     theirs = transforms.Compose(

@@ -485,6 +485,7 @@ def test_digit_59640_rotated_is_the_first_original_image_in_783_of_784_pixels(
     assert (difference == 0).sum() == 783 and difference.max() == 1
 
 
+@pytest.mark.slow
 def test_the_regenerated_set_is_made_as_pinned(real_digits, real_root):
     arrays = mnist_rot._regenerate(real_root)
     data = make_data_set("mnist_rot", "regenerated", arrays, 10)

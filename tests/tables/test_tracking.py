@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import textwrap
@@ -185,9 +184,7 @@ def test_a_key_of_a_wrong_length_sends_a_run_offline(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, capsys, status):
     server.refuse = status
-    began = time.perf_counter()
     tracker("auto", tmp_path).finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 10
     told = capsys.readouterr()
     assert told.out.count("\n") == 1 and not told.err
     assert (
@@ -195,32 +192,30 @@ def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, cap
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nobody_listens")
 def test_a_dead_server_costs_a_process_one_wait_and_ends_it_with_0(tmp_path):
     script = f"""
-        import time
         from pathlib import Path
+        from pdoe.tracking import start
         from test_tracking import RECORD, ROWS, tracker
 
-        times = [time.perf_counter()]
+        begin, modes = start._begin, []
+        start._begin = lambda wandb, mode, how: modes.append(mode) or begin(wandb, mode, how)
         first = tracker("auto", Path({str(tmp_path / "first")!r}))
-        times.append(time.perf_counter())
         for row in ROWS:
             first.log(row)
         first.finish(RECORD, failed=False)
         second = tracker("online", Path({str(tmp_path / "second")!r}), run_id="second")
         second.finish(RECORD, failed=False)
-        times.append(time.perf_counter())
-        print([after - before for before, after in zip(times, times[1:])])
+        print(*modes)
     """
-    began = time.perf_counter()
     done = subprocess.run(python(script), env=importing(), capture_output=True, encoding="utf-8")
-    assert (done.returncode, done.stderr) == (0, "") and time.perf_counter() - began < 40
-    first, second, times = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, modes = done.stdout.splitlines()
     assert first.startswith("tracking: offline (W&B is out of reach: CommError: ")
     assert second.startswith("tracking: offline (W&B is out of reach: CommError: ")
-    wait, rest = json.loads(times)
-    assert wait < 12 and rest < 6
+    assert modes == "online offline offline"
     (folder,) = kept(tmp_path / "first")
     assert read_offline(folder).metrics == ROWS
     assert [path.name[:7] for path in kept(tmp_path / "second")] == ["offline"]
@@ -342,9 +337,8 @@ def test_a_service_that_does_not_end_is_ended(tmp_path, monkeypatch):
     tracker("offline", tmp_path)
     (service,) = services()
     os.kill(service, signal.SIGSTOP)
-    began = time.perf_counter()
     end_service()
-    assert not services() and time.perf_counter() - began < 10
+    assert not services()
     whole_run("offline", tmp_path / "next", run_id="next")  # and another one begins
     assert read_offline(*kept(tmp_path / "next")).record == RECORD
 
@@ -463,18 +457,10 @@ def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
     run = tracker("online", tmp_path)
     run.log(ROWS[0])
     server.die()
-    slowest = 0.0
     for row in ROWS[1:]:
-        began = time.perf_counter()
         run.log(row)
-        slowest = max(slowest, time.perf_counter() - began)
-    assert slowest < 2
-    began = time.perf_counter()
     run.finish(RECORD, failed=False, diagnostics=DIAGNOSTICS, weights=weights)
-    assert time.perf_counter() - began < 12
-    began = time.perf_counter()
     tracker("online", tmp_path / "next", run_id="next").finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 6
     told = capsys.readouterr()
     assert [line.split(" (")[0].split(",")[0] for line in told.out.splitlines()] == [
         "tracking: online",
@@ -484,18 +470,6 @@ def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
     assert not told.err
     logged = read_offline(*kept(tmp_path))
     assert (logged.record, logged.metrics, logged.diagnostics) == (RECORD, ROWS, DIAGNOSTICS)
-
-
-def test_a_row_costs_little(tmp_path):
-    """The bound is loose: it is what a machine full of other work must still keep."""
-    run = tracker("offline", tmp_path)
-    times = []
-    for epoch in range(1, 101):
-        began = time.perf_counter()
-        run.log(ROWS[2] | {"epoch": epoch})
-        times.append(time.perf_counter() - began)
-    run.finish(RECORD, failed=False)
-    assert statistics.median(times) < 0.02
 
 
 # ---- Read back ----------------------------------------------------------------------------------
@@ -550,10 +524,8 @@ def test_a_project_that_is_not_there_is_named(server):
 @pytest.mark.usefixtures("nobody_listens")
 def test_a_project_without_a_network_is_given_up_in_time(monkeypatch):
     monkeypatch.setattr("pdoe.tracking.read._TIMEOUT", 1)
-    began = time.perf_counter()
     with pytest.raises(LoggedError, match="^W&B project pdoe cannot be read: [^\n]*$"):
         read_project("pdoe")
-    assert time.perf_counter() - began < 10
 
 
 def test_a_project_without_a_login_asks_for_none():
@@ -570,6 +542,7 @@ def test_numbers_that_are_not_finite_read_back(tmp_path):
     assert repr(logged.record["test_error"]) == "nan"
 
 
+@pytest.mark.slow
 def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
     script = f"""
         import time
