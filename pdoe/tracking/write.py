@@ -85,11 +85,10 @@ class Tracker:
         }
         try:
             self._run, self._online, why = start_run(mode, arguments, why)
-            # Without `step_sync`, or W&B would add the last epoch to the rows of steps.
-            self._run.define_metric("*", step_metric="epoch", step_sync=False)
-            self._run.define_metric(STEP, hidden=True)
+            self._run.define_metric("*", step_metric="epoch")
+            self._run.define_metric(STEP, hidden=True)  # or W&B adds an epoch to the rows of steps
             for metric in (STEP_LOSS, THROUGHPUT):
-                self._run.define_metric(metric, step_metric=STEP, step_sync=False)
+                self._run.define_metric(metric, step_metric=STEP)
             # Not in `folder` if that cannot be written to: W&B then takes another one.
             self._kept = Path(self._run.dir).parent
         except Exception as error:

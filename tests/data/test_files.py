@@ -209,6 +209,8 @@ def test_a_download_is_judged_by_its_speed_after_a_while_and_by_its_size(server,
 def test_a_download_that_does_not_announce_its_size_ends_at_the_limit(monkeypatch):
     import urllib.request
 
+    sent = []
+
     class Endless:
         headers = {}
 
@@ -219,12 +221,14 @@ def test_a_download_that_does_not_announce_its_size_ends_at_the_limit(monkeypatc
             pass
 
         def read1(self, count):
+            sent.append(1000)
             return bytes(1000)
 
     monkeypatch.undo()
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Endless())
     with pytest.raises(files.Absent, match="x: sends more than the 5,000 bytes expected"):
         downloads.download("http://somewhere/x", 5000)
+    assert len(sent) == 6
 
 
 # --- the command and the imports ------------------------------------------------------------------
