@@ -374,23 +374,16 @@ def test_mnist_is_downloaded_from_the_first_good_mirror(raws, server, monkeypatc
 
 
 def rotate_literally(digit: np.ndarray, angle: float) -> np.ndarray:
-    """The defining sum, word by word, over a lattice far larger than any window."""
+    """The defining average, over a lattice far larger than any window."""
     side, c, s = len(digit), math.cos(angle), math.sin(angle)
     centre = (side - 1) / 2
+    lattice, wide = np.arange(-side, 2 * side) - centre, np.pad(digit.astype(float), side)
     picture = np.zeros((side, side))
-    for i in range(side):
-        for j in range(side):
-            x, y = j - centre, i - centre
-            px, py = c * x + s * y, -s * x + c * y
-            above = below = 0.0
-            for qi in range(-side, 2 * side):
-                for qj in range(-side, 2 * side):
-                    distance2 = (px - (qj - centre)) ** 2 + (py - (qi - centre)) ** 2
-                    weight = math.exp(-distance2 / (2 * 0.3**2))
-                    inside = 0 <= qi < side and 0 <= qj < side
-                    above += weight * (float(digit[qi, qj]) if inside else 0.0)
-                    below += weight
-            picture[i, j] = above / below
+    for i, j in np.ndindex(side, side):
+        x, y = j - centre, i - centre
+        distance2 = (c * x + s * y - lattice) ** 2 + (-s * x + c * y - lattice[:, None]) ** 2
+        weights = np.exp(-distance2 / (2 * 0.3**2))
+        picture[i, j] = (weights * wide).sum() / weights.sum()
     return picture.T
 
 
