@@ -63,11 +63,10 @@ reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the pa
 sweep-groups: env ## train one MNIST-rot network with eight groups, none of more parameters than p8: GROUPS=p1,p8 SEEDS=0,1,2
 	$(RUN) scripts/sweep_groups.py --seeds "$(SEEDS)" $(if $(GROUPS),--groups "$(GROUPS)")
 
-compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
-	$(RUN) scripts/compare.py mnist_rot --readme README.md
-	$(RUN) scripts/compare.py cifar
+compare: env ## compare the runs in outputs/ with the paper and with results/; PUBLISH=1 adds them to results/ and README.md
+	$(RUN) scripts/compare.py mnist_rot cifar $(if $(PUBLISH),--publish --readme README.md)
 
-report: env ## all runs, tables and figures as one page: results/report.html
+report: env ## all runs, tables and figures as one page: outputs/report.html
 	$(RUN) scripts/report.py
 
 view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest

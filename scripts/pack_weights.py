@@ -32,10 +32,10 @@ from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, configured_data, hashed
 from pdoe.run.hardware import SWITCHES, worded
+from pdoe.run.overrides import split_overrides
 from pdoe.run.record import RecordError, RunFolder, digest
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
-from pdoe.tables.table import SETTING
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,7 +166,7 @@ def card(name: str, call: str, entry: dict[str, Any], record: dict[str, Any]) ->
     images, limit = SETS[data["name"]].subject, SETS[data["name"]].limit
     count, error = entry["test_images"], entry["test_error"]
     sampling = NORMAL * math.sqrt(sampling_variance(error, count))
-    words = [f"{key}={value}" for key, value in SETTING.findall(entry["overrides"])]
+    words = split_overrides(entry["overrides"])
     words = [f"experiment={record['experiment']}", *words, f"seed={entry['seed']}"]
     command = " ".join(map(shlex.quote, words))
     network, recipe = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..fast.cpu import ChannelsLast
+from ..fast import ChannelsLast
 from ..groups import PointGroup
 from .reasons import reason
 

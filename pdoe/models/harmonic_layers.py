@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout, conv2d
-from ..layers import full_precision
+from ..fast import Dropout, conv2d, full_precision
 
 SMALL = 1e-2  # where |z| is less, its direction is taken for z / SMALL; as the authors' code
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..banks.hexagon import LATTICE, lattice_matrices
 from ..constants import Constants
+from ..fast import full_precision
 from ..groups import PointGroup
-from ..layers import full_precision
 
 REGIONS = ("square", "symmetric")
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout, MaxPool
-from ..fast.norm import BatchNorm
+from ..fast import BatchNorm, Dropout, MaxPool
 from ..groups import PointGroup, rotation
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .sizes import check_size
@@ -99,7 +98,7 @@ class ORN(nn.Module):
         channels = in_channels
         for number, width in enumerate(widths, start=1):
             conv = (LiftingConv if number == 1 else GroupConv)(
-                group, channels, width, bank, offset=offset, bias=True, width=bank_width
+                group, channels, width, bank, offset=offset, bias=True, bank_width=bank_width
             )
             if number != 3:
                 conv.padding -= 1

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..fast.cpu import ChannelsLast, Dropout, MaxPool
-from ..fast.norm import BatchNorm
+from ..fast import BatchNorm, ChannelsLast, Dropout, MaxPool
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .sizes import check_size
@@ -96,7 +95,7 @@ class PlainCNN(nn.Module):
         size, channels = image_size, in_channels
         for number, width in enumerate(widths, start=1):
             conv = (LiftingConv if number == 1 else GroupConv)(
-                group, channels, width, bank, offset=offset, bias=bias, width=bank_width
+                group, channels, width, bank, offset=offset, bias=bias, bank_width=bank_width
             )
             if padding == "shrink":
                 if conv.padding == 0:

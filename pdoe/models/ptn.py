@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout
-from ..fast.norm import BatchNorm
+from ..fast import BatchNorm, Dropout
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
 from .sizes import check_size

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fast.cpu import ChannelsLast, Dropout
-from ..fast.norm import BatchNorm
-from ..fast.recompute import recomputed
+from ..fast import BatchNorm, ChannelsLast, Dropout, recompute_in_backward
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
 
@@ -138,7 +136,7 @@ class ResNet(nn.Module):
                 )
                 channels = width
         self.trunk = _Trunk(
-            LiftingConv(group, in_channels, stem, bank, offset=offset, width=bank_width),
+            LiftingConv(group, in_channels, stem, bank, offset=offset, bank_width=bank_width),
             blocks,
             BatchNorm(channels, norm_eps, norm_momentum),
         )
@@ -223,7 +221,7 @@ class ResidualBlock(nn.Module):
                 kind,
                 offset=offset,
                 stride=1 if i else stride,
-                width=None if kind == "point" else bank_width,
+                bank_width=None if kind == "point" else bank_width,
             )
             for i, kind in enumerate(banks)
         )
@@ -278,7 +276,7 @@ class _Trunk(nn.Module):
         forget = self.checkpoint_activations and torch.is_grad_enabled()
         x = self.stem(x)
         for block in self.blocks:
-            x = recomputed(block, x) if forget else block(x)
+            x = recompute_in_backward(block, x) if forget else block(x)
         return self.activation(x)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout
+from ..fast import Dropout, full_precision
 from ..groups import PointGroup
-from ..layers import BankConv, GroupPool, LiftingConv, full_precision
+from ..layers import BankConv, GroupPool, LiftingConv
 
 
 class RotEqNet(nn.Module):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..fast.cpu import Dropout, MaxPool
-from ..fast.norm import BatchNorm
+from ..fast import BatchNorm, Dropout, MaxPool
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import SETS, to_input
-from ..fast.graphs import replayed
+from ..fast import replay_as_graphs
 from .config import build_model
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
@@ -53,7 +53,7 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (count,), device=device)
     if settings.cuda_graph:
-        replayed(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
+        replay_as_graphs(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
 
     def forward(model: nn.Module) -> torch.Tensor:
         with autocast(device, precision):

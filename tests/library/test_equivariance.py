@@ -19,7 +19,7 @@ from pdoe import (
     equivariance_report,
 )
 from pdoe.equivariance.error import act, grid_elements
-from pdoe.fast.cpu import MaxPool
+from pdoe.fast import MaxPool
 from pdoe.models.resnet import MeanPool
 
 NAMES = ["p1", "p2", "p3", "p4", "p5", "p6", "p8", "p12", "p1m", "p2m", "p3m", "p4m", "p6m", "p8m"]

@@ -14,8 +14,7 @@ import torch
 
 from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
 from pdoe.data import SETS, DataSet
-from pdoe.fast.graphs import replayed
-from pdoe.fast.norm import BatchNorm
+from pdoe.fast import BatchNorm, replay_as_graphs
 from pdoe.models import PlainCNN
 from pdoe.run.config import build_model, composed
 from pdoe.run.cost import estimated_seconds
@@ -88,7 +87,7 @@ def test_the_same_seed_and_a_resumed_run_give_the_same_bits(data, tmp_path, prec
 def test_recording_changes_neither_statistics_nor_the_random_state():
     model, x = network(), torch.randn(16, 1, 28, 28, device=GPU)
     before, random = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
-    assert replayed(model, x, "fp32")
+    assert replay_as_graphs(model, x, "fp32")
     assert furthest(before, model.state_dict()) == 0
     assert torch.equal(random, torch.cuda.get_rng_state())
     first, second = model(x).clone(), model(x).clone()
@@ -110,7 +109,7 @@ def test_a_model_that_waits_for_the_host_is_left_alone(capsys):
             return super().forward(x) * x.sum().item()
 
     model, x = Waits(4, 4).to(GPU), torch.randn(8, 4, device=GPU)
-    assert not replayed(model, x, "fp32")
+    assert not replay_as_graphs(model, x, "fp32")
     assert "CUDA graph: no (" in capsys.readouterr().out
     model(x).sum().backward()
     torch.nn.functional.dropout(x)  # the generator is none of a recording any more

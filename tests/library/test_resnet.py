@@ -372,7 +372,7 @@ def test_without_gradients_nothing_is_computed_again(monkeypatch):
     with torch.no_grad():
         expected = net(x)
     net.checkpoint_activations = True
-    monkeypatch.setattr("pdoe.models.resnet.recomputed", None)
+    monkeypatch.setattr("pdoe.models.resnet.recompute_in_backward", None)
     with torch.no_grad():
         assert torch.equal(net(x), expected)
     with pytest.raises(TypeError):

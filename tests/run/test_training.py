@@ -16,8 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup
-from pdoe.fast.cpu import Dropout
-from pdoe.fast.graphs import released
+from pdoe.fast import Dropout, release_graphs
 from pdoe.models import PlainCNN
 from pdoe.run import checkpoints, training
 from pdoe.run.checkpoints import CheckpointMismatch, Progress, newest_whole
@@ -68,9 +67,9 @@ def trained(data, seed=0, **settings):
 def test_a_model_that_was_replayed_is_its_own_again():
     model = network()
     model.forward = lambda x: "what was recorded"
-    released(model)
+    release_graphs(model)
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
-    released(model)
+    release_graphs(model)
 
 
 def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data):

@@ -66,12 +66,13 @@ def test_the_same_runs_give_the_same_table_from_each_source(
         "all": ["--runs", str(place.outputs), str(mirrors), "--wandb", "pdoe"],
     }.items():
         results = tmp_path / "results" / name
-        assert compare.main(["mnist_rot", *source, "--results", str(results)]) == 0
+        arguments = ["mnist_rot", *source, "--results", str(results), "--publish"]
+        assert compare.main(arguments) == 0
         made[name] = {path.relative_to(results): text for path, text in snapshot(results).items()}
     said = capsys.readouterr()
-    assert "2.050 ± 0.071 (n = 2; 2.000 to 2.100)" in said.out
+    assert "2.050 ± 0.071 (n = 2)" in said.out
     assert said.err.count("is the record of the same run") == 4  # of all: two runs, twice
-    assert len(made["folders"]) == 6  # runs, table, two files of figures, two of details
+    assert len(made["folders"]) == 8  # three CSV files, three pages, two files of details
     for name in made:
         assert made[name] == made["folders"], name
 
@@ -86,8 +87,9 @@ def test_a_run_that_was_killed_is_listed_and_averaged_into_nothing(tmp_path):
     )  # fmt: skip
     run.log(ROWS[0])
     run.finish(begun, failed=True)
-    assert place.compare() == 0
-    assert "1 finished, 1 interrupted" in place.table and "2.100 (n = 1)" in place.line()
+    assert place.publish() == 0
+    assert "1 finished, 1 interrupted" in place.page("machines.md")
+    assert place.ours() == "2.100 (n = 1)"
 
 
 def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
@@ -102,7 +104,7 @@ def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
             one | {"status": "interrupted"},
         )  # fmt: skip
         run.finish(one, failed=False)
-    assert place.compare() == 1
+    assert place.publish() == 1
     assert "different runs named id0" in capsys.readouterr().err and "id0" not in place.csv
 
 
@@ -113,7 +115,7 @@ def test_what_wandb_has_of_the_end_goes_before_what_it_has_of_a_start(tmp_path, 
         Logged("end", record(2.1, 0), ROWS, None),
     ]
     monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
-    assert place.compare("--wandb", "pdoe") == 0 and "2.100 (n = 1)" in place.line()
+    assert place.publish("--wandb", "pdoe") == 0 and place.ours() == "2.100 (n = 1)"
 
 
 def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch):
@@ -124,14 +126,14 @@ def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch
         Logged("b", record(61.0, 1, manifest=smoke), ROWS, None),
     ]
     monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
-    assert place.compare("--wandb", "pdoe") == 0
-    assert "2.100 (n = 1)" in place.line() and "id1" not in place.csv
+    assert place.publish("--wandb", "pdoe") == 0
+    assert place.ours() == "2.100 (n = 1)" and "id1" not in place.csv
 
 
 def test_a_project_that_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     place = Place(tmp_path)
     monkeypatch.setattr(logged, "_api", lambda: Broken())
-    assert place.compare("--wandb", "nobody/nothing") == 2
+    assert place.publish("--wandb", "nobody/nothing") == 2
     said = capsys.readouterr().err
     assert said == (
         "compare: refused: W&B project nobody/nothing cannot be read: Could not find it\n"
@@ -161,7 +163,7 @@ def test_mutated_runs_of_wandb_never_end_in_a_traceback(tmp_path_factory, change
     mutant = Logged("somewhere", record(2.2, 1) | changed, rows, found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logged, "read_project", lambda project: ([mutant], []))
-        assert place.compare("--wandb", "pdoe") == 0
+        assert place.publish("--wandb", "pdoe") == 0
     (line,) = [line for line in place.csv.splitlines() if line.startswith("id0,")]
     assert ",finished,2.1,2.1," in line
     assert len(runs.read_csv(place.results / "runs.csv").runs) <= 2
