@@ -12,7 +12,7 @@ import make_environment
 import pytest
 from make_environment import explain_no_lock, format_lock, name_platform, read_pins, run_pip
 from packaging.requirements import Requirement
-from reproduce import chosen_rows, chosen_seeds, known_rows
+from reproduce import choose_rows, list_rows, parse_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = read_pins((ROOT / "environment.yml").read_text(encoding="utf-8"))
@@ -139,20 +139,20 @@ def test_every_target_of_the_makefile_explains_itself():
 
 
 def test_rows_are_names_or_patterns_and_an_unknown_one_is_named():
-    known = known_rows("mnist_rot")
+    known = list_rows("mnist_rot")
     assert "mnistrot_pdo_p8" in known
-    assert chosen_rows("mnistrot_p4, mnistrot_z2,mnistrot_p4", known) == [
+    assert choose_rows("mnistrot_p4, mnistrot_z2,mnistrot_p4", known) == [
         "mnistrot_p4",
         "mnistrot_z2",
     ]
-    assert set(chosen_rows("mnistrot_*", known)) == set(known)
+    assert set(choose_rows("mnistrot_*", known)) == set(known)
     for wrong in ("mnistrot_p5", "cifar_*", "glob(mnistrot_x*)"):
         with pytest.raises(SystemExit, match=re.escape(f"unknown row '{wrong}'")):
-            chosen_rows(f"mnistrot_p4,{wrong}", known)
-    with pytest.raises(SystemExit, match="no row"):
-        chosen_rows(" ", known)
+            choose_rows(f"mnistrot_p4,{wrong}", known)
+    with pytest.raises(SystemExit, match="name a row with --rows"):
+        choose_rows(" ", known)
     with pytest.raises(SystemExit, match="unknown table 'imagenet'; there are: .*mnist_rot"):
-        known_rows("imagenet")
+        list_rows("imagenet")
 
 
 def test_a_script_that_is_interrupted_has_the_time_to_end_well(tmp_path):
@@ -178,7 +178,7 @@ def test_a_script_that_is_interrupted_has_the_time_to_end_well(tmp_path):
 
 
 def test_seeds_are_numbers():
-    assert chosen_seeds("0, 1,2") == ["0", "1", "2"]
+    assert parse_seeds("0, 1,2") == [0, 1, 2]
     for wrong in ("", "a", "1.5", "-1"):
         with pytest.raises(SystemExit, match="seeds are numbers"):
-            chosen_seeds(wrong)
+            parse_seeds(wrong)
