@@ -13,25 +13,42 @@ DATA ?= mnist_rot
 SCALE ?= full
 PRECISION ?= fp32
 MODE ?= eager
+JOBS ?= 2
+# One thread in each process: tests must not depend on the number of cores.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(VENV)/.made ## make .venv from environment.yml (once, and when that file changes)
+env: $(VENV)/.made ## make .venv from requirements.lock or the pins of environment.yml (again when they change)
 
-$(VENV)/.made: environment.yml pyproject.toml scripts/make_environment.py
-	$(PYTHON) scripts/make_environment.py $(VENV)
-	@touch $@
+$(VENV)/.made: environment.yml requirements.lock pyproject.toml scripts/make_environment.py
+	$(PYTHON) scripts/make_environment.py "$(VENV)"
+	@touch "$@"
+
+lock: env ## write requirements.lock again, after a change of environment.yml
+	$(RUN) scripts/make_environment.py --lock
 
 data: env ## find, download or make a data set, and say what it is: DATA=mnist_rot|cifar10|cifar100
 	$(RUN) scripts/prepare_data.py "$(DATA)"
 
-test: env ## run the tests
-	$(RUN) -m pytest
+test: env ## run the tests that matter most: JOBS=2 processes
+	$(PYTEST) -m "not slow and not hard"
+
+test-all: env ## run all tests but the long fuzzers
+	$(PYTEST) -m "not hard"
+
+test-hard: env ## run the long fuzzers
+	$(PYTEST) -m hard
+
+test-avx2: env ## run the library's tests as on a processor without AVX-512
+	cache=$$(mktemp -d) && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
+		TORCHINDUCTOR_CACHE_DIR="$$cache" $(PYTEST) -m "not slow and not hard" tests/library; \
+		status=$$?; rm -rf "$$cache"; exit $$status
 
 lint: env ## check style
 	$(RUN) -m ruff check .

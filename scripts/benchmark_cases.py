@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from torch import Tensor, nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup, export_plain
-from pdoe.data import SHAPES
+from pdoe.data import SETS
 from pdoe.fast import BatchNorm, MaxPool
 
 # ---- Cases --------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def make_network(experiment: str, batch: int) -> Case:
     from pdoe.run.config import build_model, composed
 
     config = composed(f"experiment={experiment}")
-    shape, _ = SHAPES[config["data"]["name"]]
+    shape = SETS[config["data"]["name"]].shape
 
     peer = make_e2cnn_p8 if experiment == "mnistrot_pdo_p8" else None
     return Case(

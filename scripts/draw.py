@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from pdoe.data import DataSet, to_input
-from pdoe.data.files import data_root, first_found
+from pdoe.data.files import data_root, read_first
 from pdoe.data.idx import read_mnist
-from pdoe.data.turning import turn_digits
+from pdoe.data.rotation import rotate_digits
 from pdoe.files import as_csv, write_whole
 from pdoe.run.config import build_model, completed, configured_data
 from pdoe.run.record import RunFolder, repository_state
@@ -76,13 +76,13 @@ def load_seen_digits(config: str) -> tuple[DataSet, Tensor, Tensor, np.ndarray]:
         ValueError: the data were not made from the MNIST digits at hand.
     """
     data = configured_data(json.loads(config), None)
-    digits, labels = first_found(read_mnist, data_root(None))
+    digits, labels = read_first(read_mnist, data_root(None))
     order = np.random.RandomState(0).permutation(len(digits))  # as the regenerated set was made
     train, test = order[:TRAIN], order[TRAIN : TRAIN + len(data.test_images)]
     if labels[test].tolist() != data.test_labels.tolist():
         raise ValueError(f"{data.name} ({data.provenance}) is not what MNIST gives here")
     angles = np.random.RandomState(1).uniform(0, 2 * math.pi, TRAIN)
-    images = torch.from_numpy(turn_digits(digits, train, angles)[:, None])
+    images = torch.from_numpy(rotate_digits(digits, train, angles)[:, None])
     return data, images, torch.from_numpy(labels[train].astype(np.int64)), test
 
 

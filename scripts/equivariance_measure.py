@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.data import SHAPES
+from pdoe.data import SETS
 from pdoe.equivariance.angles import convergence_order, equivariance_curve, smooth_field
 from pdoe.equivariance.error import EquivarianceReport, equivariance_report
 from pdoe.run.config import build_model
@@ -54,7 +54,7 @@ def set_statistics(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 def measure_layers(config: dict, model: nn.Module, trained: bool) -> EquivarianceReport:
     """Measure every layer on one random image; a network on p1 is compared with p4."""
-    x = torch.randn(1, *SHAPES[config["data"]["name"]][0], dtype=torch.float64)
+    x = torch.randn(1, *SETS[config["data"]["name"]].shape, dtype=torch.float64)
     group = model.group if len(model.group) > 1 else PointGroup(4)
     if not trained:  # on several images: a norm without space averages over nothing else
         more = torch.randn(7, *x.shape[1:], dtype=x.dtype)
@@ -64,7 +64,7 @@ def measure_layers(config: dict, model: nn.Module, trained: bool) -> Equivarianc
 
 def measure_angles(config: dict, model: nn.Module, trained: bool) -> dict[str, dict[float, float]]:
     """Measure the logits, and the trunk pooled over group and space, over all angles."""
-    channels, size, _ = SHAPES[config["data"]["name"]][0]
+    channels, size, _ = SETS[config["data"]["name"]].shape
     field = partial(smooth_field, size, batch=8, channels=channels)
     if not trained:
         model = set_statistics(model, field())

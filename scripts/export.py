@@ -20,7 +20,7 @@ import torch
 from pdoe import export_plain
 from pdoe.data import DataError
 from pdoe.data.batches import to_input
-from pdoe.data.dataset import written
+from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, configured_data
@@ -67,7 +67,7 @@ def export_run(folder: Path, root: str | None, onnx: bool) -> str:
         write_whole(path, lambda file: torch.export.save(program, file))
     return (
         f"{path}: [B, {', '.join(map(str, x.shape[1:]))}] -> logits [B, {found.shape[1]}], "
-        f"mean {written(data.mean)}, std {written(data.std)}, "
+        f"mean {format_statistic(data.mean)}, std {format_statistic(data.std)}, "
         f"relative difference {difference:.1e} on {len(x)} test images ({data.provenance})"
     )
 

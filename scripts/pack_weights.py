@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from pdoe.data import DataError, DataSet
-from pdoe.data.dataset import written
+from pdoe.data import SETS, DataError, DataSet
+from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
@@ -37,23 +37,6 @@ from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# Data set -> what its images show, and the limits of a network that was trained on them.
-IMAGES = {
-    "mnist_rot": (
-        "single handwritten digits, bright on black, centred, of 28x28 pixels, at any angle",
-        "A 6 and a 9 differ by a rotation, so at an unknown angle they are confused. Any other "
-        "image is also classified as a digit.",
-    ),
-    "cifar10": (
-        "colour images of 32x32 pixels of the ten classes of CIFAR-10",
-        "Any other image is also given one of the ten classes.",
-    ),
-    "cifar100": (
-        "colour images of 32x32 pixels of the hundred classes of CIFAR-100",
-        "Any other image is also given one of the hundred classes.",
-    ),
-}
 
 
 def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
@@ -208,8 +191,8 @@ def call_argument(name: str, to: Path) -> str:
 def format_card(name: str, call: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
     """The card of a network as Markdown: what it is, its measured error, its limits."""
     config, data = entry["configuration"], entry["data"]
-    images, limit = IMAGES[data["name"]]
-    mean, std = written(entry["mean"]), written(entry["std"])
+    images, limit = SETS[data["name"]].subject, SETS[data["name"]].limit
+    mean, std = format_statistic(entry["mean"]), format_statistic(entry["std"])
     network, recipe = (
         ", ".join(f"{key} {json.dumps(value)}" for key, value in config[part].items())
         for part in ("model", "recipe")

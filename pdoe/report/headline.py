@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..data.facts import SETS
 from ..tables import table as tables
 from ..tables.table import Line
 from . import figures
@@ -25,7 +26,7 @@ from .contents import (
 )
 from .page import Html, fold, join, prose, table, tag
 
-DATA = {"mnistrot": "MNIST-rot", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATA = {name.replace("_", ""): facts.title for name, facts in SETS.items()}
 COLUMNS = ("system", "group", "parameters", "paper, %", "ours, %", "verdict")
 NUMBERS = "parameters|paper, %|ours, %"
 NOTE = (

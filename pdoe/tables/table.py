@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..data.facts import SETS
 from ..run.overrides import settings_of
 from .paper import Published
 from .runs import TEST_IMAGES, Run
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
 PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
-EMBEDDED_TEST_IMAGES = 10_000
+EMBEDDED_TEST_IMAGES = SETS["mnist_rot"].other_images["embedded"][1]
 # The end of a provenance whose test images are held-out training images.
 HELD_OUT = re.compile(r", (\d+) held out$")
 NETWORK = re.compile(r"\+*(group|model)\b")  # overrides that choose the network

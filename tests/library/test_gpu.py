@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
-from pdoe.data import SHAPES, DataSet
+from pdoe.data import SETS, DataSet
 from pdoe.fast import BatchNorm, replay_as_graphs
 from pdoe.models import Images, PlainCNN
 from pdoe.run.config import build_model, composed
@@ -167,7 +167,7 @@ ROWS = sorted(
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_takes_steps_as_auto_has_it(row, capsys):
     config = composed(f"experiment={row}", "precision=bf16")
-    shape, classes = SHAPES[config["data"]["name"]]
+    shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
     labels = torch.arange(64) % classes

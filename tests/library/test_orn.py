@@ -15,7 +15,7 @@ from pdoe import (
     equivariance_report,
     filter_bank,
 )
-from pdoe.data.batches import rotate
+from pdoe.data.augmentation import rotate
 from pdoe.models import ORN, Images
 from pdoe.models.orn import Align, Frame, RotatedCopies
 

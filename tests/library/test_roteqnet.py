@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from pdoe import LiftingConv, PointGroup, equivariance_error, filter_bank
-from pdoe.data.batches import rotate
+from pdoe.data.augmentation import rotate
 from pdoe.equivariance.angles import smooth_field
 from pdoe.models import Images, RotEqNet
 from pdoe.models.roteqnet import OrientationPool, VectorConv, VectorNorm, VectorPool

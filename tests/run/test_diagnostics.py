@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import git
+from commands import git
 from torch import nn
 
 import train

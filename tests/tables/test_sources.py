@@ -12,7 +12,7 @@ from test_tracking import StandInApi, nobody_is_logged_in, server, speaks  # noq
 from pdoe.tables import runs
 from pdoe.tracking import read as logged
 from pdoe.tracking.read import Logged
-from pdoe.tracking.write import Tracker
+from pdoe.tracking.write import Label, Tracker
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.01, "train_loss": 2.0, "test_error": None, "seconds": 1.5},
@@ -32,8 +32,8 @@ def logged_run(place, one):
     folder.mkdir(parents=True)
     begun = one | {"status": "interrupted", "test_error": None, "epochs": 0}
     run = Tracker(
-        "online", folder, project="pdoe", run_id=one["run_id"], name="row", group="row", tags=[],
-        config={"seed": one["seed"]}, record=begun,
+        "online", folder, Label("pdoe", one["run_id"], "row", "row"),
+        {"seed": one["seed"]}, begun,
     )  # fmt: skip
     for row in ROWS:
         run.log(row)
@@ -83,8 +83,7 @@ def test_a_run_that_was_killed_is_listed_and_averaged_into_nothing(tmp_path):
     place.put(record(2.1, 0))
     begun = record(None, 1, status="interrupted", manifest=MANIFEST)
     run = Tracker(
-        "offline", place.outputs, project="pdoe", run_id="id1", name="row", group="row", tags=[],
-        config={}, record=begun,
+        "offline", place.outputs, Label("pdoe", "id1", "row", "row"), {}, begun,
     )  # fmt: skip
     run.log(ROWS[0])
     run.finish(begun, failed=True)
@@ -101,8 +100,8 @@ def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
         folder.mkdir()
         one = record(error, 0)
         run = Tracker(
-            "offline", folder, project="pdoe", run_id="id0", name="row", group="row", tags=[],
-            config={}, record=one | {"status": "interrupted"},
+            "offline", folder, Label("pdoe", "id0", "row", "row"), {},
+            one | {"status": "interrupted"},
         )  # fmt: skip
         run.finish(one, failed=False)
     assert place.publish() == 1

@@ -1,4 +1,4 @@
-"""Digits turned as MNIST-rot turns them: a normalised Gaussian average, stored transposed."""
+"""Digits rotated as MNIST-rot rotates them: a normalised Gaussian average, stored transposed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ SIGMA = 0.3  # width of the Gaussian in pixels
 RADIUS = 2  # a 5x5 window: what lies beyond weighs less than 1e-15 of the whole
 
 
-def gaussian_turn(digits: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Turn each digit `[N, n, n]` by its own angle `[N]` (radians): float64 `[N, n, n]`.
+def rotate_gaussian(digits: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Rotate each digit ``[N, n, n]`` by its own angle ``[N]`` (radians): float64 ``[N, n, n]``.
 
     The output pixel at (x right, y down) from the centre is the average
 
@@ -17,12 +17,15 @@ def gaussian_turn(digits: np.ndarray, angles: np.ndarray) -> np.ndarray:
         p' = (c x + s y, -s x + c y),    c = cos(angle), s = sin(angle),
 
     over the infinite lattice, where a digit is 0 outside its frame. Each image is returned
-    *transposed*, `result[i, x, y]`, because the files of the original set are written column after
-    column and read row after row. Values keep the scale of the input.
+    *transposed*, ``result[i, x, y]``: the files of the original set are written column after column
+    and read row after row. Values keep the scale of the input.
 
     Procedure: Larochelle et al. (ICML 2007); the interpolation was reconstructed from a published
     image of the original set. Sums run in a fixed order and use no BLAS, so that the bytes do not
-    depend on the machine. Raises `ValueError` for shapes other than those above.
+    depend on the machine.
+
+    Raises:
+        ValueError: shapes other than those above.
     """
     if digits.ndim != 3 or digits.shape[1] != digits.shape[2]:
         raise ValueError(f"digits must be [N, n, n], got {list(digits.shape)}")
@@ -54,24 +57,24 @@ def gaussian_turn(digits: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return result
 
 
-def turn_digits(
+def rotate_digits(
     digits: np.ndarray, order: np.ndarray, angles: np.ndarray, chunk: int = 100
 ) -> np.ndarray:
-    """Digits `[M, n, n]` number `order` `[N]` turned by `angles` `[N]`, rounded: uint8 `[N, n, n]`.
+    """Rotate digits ``[M, n, n]``, those of ``order`` ``[N]``, by ``angles`` ``[N]``: uint8.
 
-    `gaussian_turn` in chunks, so that the float64 intermediates stay small.
+    ``rotate_gaussian`` in chunks, so that the float64 intermediates stay small.
     """
     result = np.empty((len(order), *digits.shape[1:]), np.uint8)
     for start in range(0, len(order), chunk):
         part = slice(start, start + chunk)
-        result[part] = np.rint(gaussian_turn(digits[order[part]], angles[part]))
+        result[part] = np.rint(rotate_gaussian(digits[order[part]], angles[part]))
     return result
 
 
 def _weights(distance: np.ndarray) -> list[np.ndarray]:
     """Normalised weights of the 2 RADIUS + 1 lattice points nearest to a point, along one axis.
 
-    `distance` is the point minus its nearest lattice point, in [-1/2, 1/2].
+    ``distance`` is the point minus its nearest lattice point, in [-1/2, 1/2].
     """
     offsets = range(-RADIUS, RADIUS + 1)
     weights = [np.exp(-((distance - offset) ** 2) / (2 * SIGMA**2)) for offset in offsets]
