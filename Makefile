@@ -13,25 +13,42 @@ DATA ?= mnist_rot
 SCALE ?= full
 PRECISION ?= fp32
 MODE ?= eager
+JOBS ?= 2
+# One thread in each process: tests must not depend on the number of cores.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env data test lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(VENV)/.made ## make .venv from environment.yml (once, and when that file changes)
+env: $(VENV)/.made ## make .venv from requirements.lock or the pins of environment.yml (again when they change)
 
-$(VENV)/.made: environment.yml pyproject.toml scripts/make_environment.py
-	$(PYTHON) scripts/make_environment.py $(VENV)
-	@touch $@
+$(VENV)/.made: environment.yml requirements.lock pyproject.toml scripts/make_environment.py
+	$(PYTHON) scripts/make_environment.py "$(VENV)"
+	@touch "$@"
+
+lock: env ## write requirements.lock again, after a change of environment.yml
+	$(RUN) scripts/make_environment.py --lock
 
 data: env ## find, download or make a data set, and say what it is: DATA=mnist_rot|cifar10|cifar100
 	$(RUN) scripts/prepare_data.py "$(DATA)"
 
-test: env ## run the tests
-	$(RUN) -m pytest
+test: env ## run the tests that matter most: JOBS=2 processes
+	$(PYTEST) -m "not slow and not hard"
+
+test-all: env ## run all tests but the long fuzzers
+	$(PYTEST) -m "not hard"
+
+test-hard: env ## run the long fuzzers
+	$(PYTEST) -m hard
+
+test-avx2: env ## run the library's tests as on a processor without AVX-512
+	cache=$$(mktemp -d) && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
+		TORCHINDUCTOR_CACHE_DIR="$$cache" $(PYTEST) -m "not slow and not hard" tests/library; \
+		status=$$?; rm -rf "$$cache"; exit $$status
 
 lint: env ## check style
 	$(RUN) -m ruff check .
@@ -46,11 +63,10 @@ reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the pa
 sweep-groups: env ## train one MNIST-rot network with eight groups, none of more parameters than p8: GROUPS=p1,p8 SEEDS=0,1,2
 	$(RUN) scripts/sweep_groups.py --seeds "$(SEEDS)" $(if $(GROUPS),--groups "$(GROUPS)")
 
-compare: env ## merge the runs in outputs/ into results/ and render the tables, the README's included
-	$(RUN) scripts/compare.py mnist_rot --readme README.md
-	$(RUN) scripts/compare.py cifar
+compare: env ## compare the runs in outputs/ with the paper and with results/; PUBLISH=1 adds them to results/ and README.md
+	$(RUN) scripts/compare.py mnist_rot cifar $(if $(PUBLISH),--publish --readme README.md)
 
-report: env ## all runs, tables and figures as one page: results/report.html
+report: env ## all runs, tables and figures as one page: outputs/report.html
 	$(RUN) scripts/report.py
 
 view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest

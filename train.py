@@ -50,13 +50,14 @@ from pdoe.run.hardware import (
     resolve_device,
     resolve_precision,
 )
+from pdoe.run.pictures import find_mistakes, write_pictures
 from pdoe.run.provenance import continued, environment, note_progress, reset_peak_memory
 from pdoe.run.ranks import Ranks, join, leave, said_of_ranks, synchronised
 from pdoe.run.recipe import Recipe
 from pdoe.run.record import RecordError, RunFolder, new_record, now, run_folder
 from pdoe.run.trained import configuration_at, configuration_in, load_weights
 from pdoe.run.training import Diverged, Stop, Training, check, evaluate
-from pdoe.tracking.write import Tracker
+from pdoe.tracking.write import Label, Tracker
 
 ROOT = Path(__file__).resolve().parent
 FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
@@ -215,11 +216,13 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
     tracker = Tracker(
         cfg.tracking.mode if ranks.first else "disabled",
         folder.path,
-        project=cfg.tracking.project,
-        run_id=record["run_id"],
-        name=f"{row}, seed {cfg.seed}",
-        group=row,
-        tags=[data.name, config["group"]["name"], data.provenance, recipe["scale"]],
+        Label(
+            project=cfg.tracking.project,
+            run_id=record["run_id"],
+            name=f"{row}, seed {cfg.seed}",
+            group=row,
+            tags=[data.name, config["group"]["name"], data.provenance, recipe["scale"]],
+        ),
         config={**config, "seed": cfg.seed, "manifest": record["manifest"]},
         record=record,
     )
@@ -343,8 +346,13 @@ def closing_measurements(
     test_images = config["recipe"]["test_images"]
     try:
         found = diagnose(model, data, config["precision"], test_images, progress.confusion)
-        mirrored |= {"diagnostics": found, "filters": turned_filters(model)}
+        filters = turned_filters(model)
+        mirrored |= {"diagnostics": found, "filters": filters}
         folder.write_diagnostics(found)
+        mirrored["mistakes"] = find_mistakes(model, data, config["precision"], test_images)
+        write_pictures(folder.path, data.name, folder.metrics(), found["confusion"], filters)
+    except ImportError:
+        say("pictures are left out: matplotlib is not installed (pip install 'pdoe[report]')")
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise

@@ -1,7 +1,7 @@
 """Equivariant convolutions made of partial differential operators (Shen et al., ICML 2020).
 
 >>> from pdoe import GroupConv, LiftingConv, PointGroup
->>> p8 = PointGroup(8)
+>>> p8 = PointGroup(8)  # rotations by multiples of 45 degrees
 >>> lift, conv = LiftingConv(p8, 1, 7), GroupConv(p8, 7, 7)
 
 Names are imported at first use (PEP 562), so that ``import pdoe.tables`` does not load torch.
@@ -15,8 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .equivariance.angles import convergence_order, equivariance_curve
     from .equivariance.error import EquivarianceReport, equivariance_error, equivariance_report
     from .export import export_plain
-    from .fast.cpu import ChannelsLast, Dropout, MaxPool
-    from .fast.norm import BatchNorm
+    from .fast import BatchNorm, ChannelsLast, Dropout, MaxPool
     from .groups import PointGroup
     from .layers import GroupConv, GroupPool, LiftingConv
     from .pretrained import load_pretrained
@@ -24,14 +23,14 @@ if TYPE_CHECKING:  # for editors and type checkers
 __version__ = "0.1.0"
 
 _MODULES = {
-    "BatchNorm": "fast.norm",
-    "ChannelsLast": "fast.cpu",
-    "Dropout": "fast.cpu",
+    "BatchNorm": "fast",
+    "ChannelsLast": "fast",
+    "Dropout": "fast",
     "EquivarianceReport": "equivariance.error",
     "GroupConv": "layers",
     "GroupPool": "layers",
     "LiftingConv": "layers",
-    "MaxPool": "fast.cpu",
+    "MaxPool": "fast",
     "PointGroup": "groups",
     "convergence_order": "equivariance.angles",
     "equivariance_curve": "equivariance.angles",

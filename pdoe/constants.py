@@ -1,4 +1,4 @@
-"""Tensors that a module computes and does not learn."""
+"""Tensors that a module computes instead of learning them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from torch import Tensor, nn
 class Constants(nn.Module):
     """A module with constants: buffers that stay out of its ``state_dict``.
 
-    They are made anew, in float64, where the module moves: ``.double()`` loses no digits, and
-    ``.to_empty()`` leaves no garbage, nor does loading with ``assign=True`` into a module on the
-    meta device. Weights that are loaded keep fitting when a constant changes. Index tables are
-    integers: an average of buffers has to copy them, as :func:`moving_average` does.
+    Constants are computed in float64, and computed again when the module moves. So ``.double()``
+    gains all digits, and ``.to_empty()`` or loading with ``assign=True`` into a module on the meta
+    device leaves no uninitialised memory. Checkpoints stay readable when a constant changes.
+    Averages of buffers must copy index tables, which are integers.
     """
 
     def __init__(self):
         super().__init__()
-        self.register_load_state_dict_post_hook(_follow)
+        self.register_load_state_dict_post_hook(_follow_weight)
 
     def _constants(self) -> dict[str, np.ndarray | Tensor]:
-        """Name -> exact value; integers stay integers, the rest takes the dtype of the weight."""
+        """Return the exact values by name; all but integers take the dtype of the weight."""
         raise NotImplementedError
 
     def _fill_constants(self) -> None:
-        """Make them in the dtype and on the device of the weight, or of those that were there."""
+        """Compute the constants in the dtype and on the device of the weight or, without one, of
+        the constants before."""
         weight = next(self.parameters(), None)  # a pruned or parametrised one has another name
         for name, exact in self._constants().items():
-            # Not `as_tensor`, which would put it where a device context says.
+            # Not `as_tensor`, which follows a device context.
             exact = torch.from_numpy(exact) if isinstance(exact, np.ndarray) else exact
             like = weight if weight is not None else getattr(self, name, torch.empty(0))
             dtype = like.dtype if exact.is_floating_point() else exact.dtype
-            value = exact.to(like.device, dtype, copy=True)  # a table of the group is not shared
+            value = exact.to(like.device, dtype, copy=True)  # never share a table of the group
             self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn, recurse=True):
@@ -41,8 +42,8 @@ class Constants(nn.Module):
         return self
 
 
-def _follow(module: Constants, _) -> None:
-    """After loading: weights that were assigned may have another device or dtype."""
+def _follow_weight(module: Constants, _) -> None:
+    """Recompute constants after weights of another device or dtype were assigned by loading."""
     weight = next(module.parameters(), None)
     for buffer in module.buffers(recurse=False) if weight is not None else ():
         kind = buffer.dtype if buffer.is_floating_point() else weight.dtype

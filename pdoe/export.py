@@ -1,4 +1,4 @@
-"""A network of equivariant layers as an ordinary one: the filter banks multiplied out."""
+"""Export of equivariant networks as ordinary ones, with the filter banks multiplied out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import itertools
 import json
 import operator
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from .fast.cpu import ChannelsLast, Dropout, MaxPool
-from .fast.norm import BatchNorm
+from .fast import BatchNorm, ChannelsLast, Dropout, MaxPool
 from .layers import GroupConv, GroupPool, LiftingConv
+from .planar import (
+    PlanarMap,
+    has_forward_of,
+    make_plain_conv,
+    make_planar_module,
+    make_torch_module,
+)
 
 _LAYERS = (LiftingConv, GroupConv, GroupPool, MaxPool, Dropout, BatchNorm, ChannelsLast)
-_ELEMENTWISE = (
-    nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
-)  # fmt: skip
 _ELEMENTWISE_FUNCTIONS = (
     operator.add, operator.iadd, operator.sub, operator.mul, torch.add, torch.sub, torch.mul,
     torch.relu, F.relu, F.elu, F.gelu, F.silu,
@@ -31,19 +32,22 @@ _ELEMENTWISE_FUNCTIONS = (
 
 
 def export_plain(model: nn.Module) -> fx.GraphModule:
-    """The network in evaluation mode, made of ``torch.nn`` modules alone.
+    """Rewrite a network as one of ``torch.nn`` modules alone, in evaluation mode.
 
-    Each equivariant convolution becomes an ``nn.Conv2d`` with its kernel, and a lifted map
-    [B, C, G, H, W] a planar one [B, CG, H, W] as far as it is followed by what acts on every
-    orientation alike (batch norm with running statistics, elementwise functions, pooling over
-    space); elsewhere it is folded back. The outputs are those of ``model.eval()`` up to rounding,
-    and the result runs, pickles and goes through ``torch.export`` where ``pdoe`` is not installed.
-    ``model`` is left as it is.
+    Each equivariant convolution becomes an ``nn.Conv2d`` with its kernel. Lifted maps
+    [B, C, G, H, W] become planar ones [B, CG, H, W] before modules that treat all orientations
+    alike: batch norm with running statistics, elementwise functions, pooling over space. Other
+    modules still get lifted maps. The outputs are those of ``model.eval()`` up to rounding. The
+    result runs, pickles and goes through ``torch.export`` where ``pdoe`` is not installed.
+
+    Args:
+        model: the network; it stays unchanged.
 
     Raises:
-        ValueError: the forward pass cannot be followed (it branches on values or sizes of tensors),
-            or calls parts of an equivariant layer instead of the layer; or the model, or a layer
-            that would be replaced, has hooks.
+        TypeError: ``model`` is not a module.
+        ValueError: the forward pass cannot be traced (it branches on values or sizes of tensors, or
+            calls parts of an equivariant layer instead of the layer); or the model or a layer to be
+            replaced has hooks.
 
     >>> import pdoe
     >>> p4 = pdoe.PointGroup(4)
@@ -51,8 +55,10 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
     >>> [type(module).__name__ for module in export_plain(net).children()]
     ['Conv2d', 'BatchNorm2d']
     """
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()  # what was compiled
-    if _is(model, *_LAYERS):
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export_plain takes a torch.nn.Module, not {type(model).__name__}")
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()  # without torch.compile
+    if has_forward_of(model, *_LAYERS):
         model = nn.Sequential(model)
     tracer = _Tracer()
     try:
@@ -66,17 +72,24 @@ def export_plain(model: nn.Module) -> fx.GraphModule:
     rewritten = fx.GraphModule(tracer.root, graph)
     _Rewriter(rewritten).rewrite()
     graph.lint()
-    anonymous = fx.Graph()  # a graph remembers its tracer, and would load only where that is
+    anonymous = fx.Graph()  # without our tracer, which a pickle would import
     anonymous.output(anonymous.graph_copy(graph, {}))
     return fx.GraphModule(rewritten, anonymous, type(model).__name__).eval()
 
 
 def load_exported_weights(plain: nn.Module, path: str | Path) -> nn.Module:
-    """Load the weights of an exported file (``.pt2``) into the plain network; no code is run.
+    """Load the weights of an exported file (``.pt2``) into a plain network, without running code.
 
-    ``torch.export.load`` unpickles objects of the file, so that a crafted file executes code. Here
-    only the numbers of the file are read, and the names, shapes and types are those of ``plain``,
-    the result of :func:`export_plain` for the same network.
+    ``torch.export.load`` unpickles objects of the file, so a crafted file executes code. This
+    function reads only numbers.
+
+    Args:
+        plain: the result of :func:`export_plain` for the same network; it determines the names,
+            shapes and dtypes, and gets the weights in place.
+        path: a file of ``torch.export.save``.
+
+    Returns:
+        ``plain``.
 
     Raises:
         ValueError: the file is damaged, or holds the weights of another network.
@@ -111,32 +124,17 @@ def load_exported_weights(plain: nn.Module, path: str | Path) -> nn.Module:
 
 
 def refuse_hooks(module: nn.Module, name: str) -> None:
-    """What takes a module's place would not call them."""
+    """Raise ``ValueError`` if a module has hooks, which its substitute would not call."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(
-            f"{name} has hooks on its forward pass, which an exported network has not: remove them "
+            f"{name} has hooks on its forward pass, which an export cannot have: remove them "
             "(those of pruning and of weight norm with their own remove functions)"
         )
 
 
-def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether a module is one of our layers and does what that layer does."""
-    if "forward" in vars(module):  # another one in its place
-        return False
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
-
-
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return _is(module, *_LAYERS) or super().is_leaf_module(module, name)
-
-
-@dataclass(frozen=True)
-class _Lifted:
-    """A lifted map of ``channels`` fields that is kept planar."""
-
-    channels: int
-    order: int
+        return has_forward_of(module, *_LAYERS) or super().is_leaf_module(module, name)
 
 
 class _Rewriter:
@@ -144,10 +142,10 @@ class _Rewriter:
 
     def __init__(self, plain: fx.GraphModule):
         self.plain, self.graph = plain, plain.graph
-        self.modules = dict(plain.named_modules())  # as they were
-        self.names: dict[str, dict[_Lifted | None, str]] = {}
-        self.lifted: dict[fx.Node, _Lifted] = {}
-        self.read: list[str] = []  # names of tensors that were read from modules
+        self.modules = dict(plain.named_modules())  # before the rewriting
+        self.names: dict[str, dict[PlanarMap | None, str]] = {}
+        self.lifted: dict[fx.Node, PlanarMap] = {}
+        self.read: list[str] = []  # names of tensors that the forward pass reads from modules
 
     def rewrite(self) -> None:
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
@@ -163,7 +161,7 @@ class _Rewriter:
                     self.fold_inputs(node)
 
     def keep(self, node: fx.Node, called: set[str]) -> None:
-        """A tensor that is read from a module which may be replaced has a place of its own."""
+        """Store a tensor that is read from a module apart, since the module may be replaced."""
         owner, _, name = str(node.target).rpartition(".")
         if owner in called:
             value = getattr(self.modules[owner], name).detach().clone()
@@ -172,37 +170,37 @@ class _Rewriter:
             self.plain.register_buffer(node.target, value)
 
     def call(self, node: fx.Node, module: nn.Module) -> None:
-        """A node that calls a module."""
+        """Rewrite a node that calls a module."""
         if node.kwargs:
             forward = inspect.signature(type(module).forward)
             given = forward.bind(module, *node.args, **node.kwargs)
             node.args, node.kwargs = given.args[1:], given.kwargs
         kind = self.lifted.get(node.args[0]) if node.args else None
-        if _is(module, LiftingConv, GroupConv):
-            if kind is None and _is(module, GroupConv):
+        if has_forward_of(module, LiftingConv, GroupConv):
+            if kind is None and has_forward_of(module, GroupConv):
                 node.args = (self.graph.call_method("flatten", (node.args[0], 1, 2)),)
-            self.use(node, None, plain_conv(module))
-            self.lifted[node] = _Lifted(module.out_channels, len(module.group))
-        elif _is(module, GroupPool):
+            self.use(node, None, make_plain_conv(module))
+            self.lifted[node] = PlanarMap(module.out_channels, len(module.group))
+        elif has_forward_of(module, GroupPool):
             refuse_hooks(module, str(node.target))
             self.fold_inputs(node)
             pool = "amax" if module.kind == "max" else "mean"
             node.op, node.target, node.args = "call_method", pool, (node.args[0], 2)
-        elif _is(module, ChannelsLast):
+        elif has_forward_of(module, ChannelsLast):
             refuse_hooks(module, str(node.target))
             node.replace_all_uses_with(node.args[0])
             self.graph.erase_node(node)
         else:
-            planar = planar_module(module, kind) if kind else None
+            planar = make_planar_module(module, kind) if kind else None
             if planar is None:
                 self.fold_inputs(node)
-                self.use(node, None, _ordinary(module))
+                self.use(node, None, make_torch_module(module))
             else:
                 self.use(node, kind, planar)
                 self.lifted[node] = kind
 
-    def use(self, node: fx.Node, kind: _Lifted | None, module: nn.Module) -> None:
-        """Call this module; one that is called on maps of several kinds has several forms."""
+    def use(self, node: fx.Node, kind: PlanarMap | None, module: nn.Module) -> None:
+        """Make a node call ``module``; maps of several kinds need several modules."""
         target = str(node.target)
         if module is not self.modules[target]:
             refuse_hooks(self.modules[target], target)
@@ -214,94 +212,16 @@ class _Rewriter:
             self.plain.add_submodule(names[kind], module.eval())
         node.target = names[kind]
 
-    def elementwise(self, node: fx.Node) -> _Lifted | None:
-        """The kind of the maps that a function takes and gives, if it treats all elements alike."""
+    def elementwise(self, node: fx.Node) -> PlanarMap | None:
+        """Return the common kind of the maps of an elementwise function, if there is one."""
         kinds = {self.lifted.get(source) for source in node.all_input_nodes}
         alike = node.op == "call_function" and node.target in _ELEMENTWISE_FUNCTIONS
         return kinds.pop() if alike and len(kinds) == 1 else None
 
     def fold_inputs(self, node: fx.Node) -> None:
-        """Whatever is not known to act on planar maps sees lifted ones, as in the model."""
+        """Give a node lifted maps, as in the model, in place of planar ones."""
         for source in node.all_input_nodes:
             if kind := self.lifted.get(source):
                 shape = (kind.channels, kind.order)
                 folded = self.graph.call_method("unflatten", (source, 1, shape))
                 node.replace_input_with(source, folded)
-
-
-def plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
-    """The planar convolution that a layer is."""
-    with torch.no_grad():
-        kernel = layer.kernel()
-        conv = nn.Conv2d(
-            *kernel.shape[1::-1],
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            bias=layer.bias is not None,
-            device=kernel.device,
-            dtype=kernel.dtype,
-        )
-        conv.weight.copy_(kernel)
-        if layer.bias is not None:
-            conv.bias.copy_(_repeated(layer.bias, len(layer.group)))
-    return conv
-
-
-def _ordinary(module: nn.Module) -> nn.Module:
-    """What does the same as one of our modules, on images and lifted maps."""
-    if _is(module, Dropout):
-        return nn.Dropout(module.p)
-    if _is(module, MaxPool):
-        return nn.MaxPool3d((1, 2, 2))  # [B, C, H, W] it takes for [C, G, H, W]
-    if _is(module, BatchNorm):
-        module.__class__ = nn.BatchNorm3d  # of a copy of the model
-    return module
-
-
-def planar_module(module: nn.Module, lifted: _Lifted) -> nn.Module | None:
-    """What does to a planar map [B, CG, H, W] what ``module`` does to [B, C, G, H, W], if any."""
-    if type(module) in _ELEMENTWISE:
-        return module
-    if _is(module, Dropout):
-        return nn.Dropout(module.p)
-    if _is(module, MaxPool):
-        return nn.MaxPool2d(2)
-    if type(module) in (nn.BatchNorm3d, BatchNorm) and module.running_mean is not None:
-        return _planar_norm(module, lifted)
-    if type(module) in (nn.MaxPool3d, nn.AvgPool3d):
-        sizes = [module.kernel_size, module.stride, module.padding]
-        sizes = [(size,) * 3 if isinstance(size, int) else tuple(size) for size in sizes]
-        if [size[0] for size in sizes] != [1, 1, 0]:
-            return None  # it mixes orientations
-        kernel, stride, padding = (size[1:] for size in sizes)
-        if type(module) is nn.AvgPool3d:
-            options = module.ceil_mode, module.count_include_pad, module.divisor_override
-            return nn.AvgPool2d(kernel, stride, padding, *options)
-        dilation = module.dilation
-        dilation = (dilation,) * 3 if isinstance(dilation, int) else tuple(dilation)
-        if module.return_indices:
-            return None
-        return nn.MaxPool2d(kernel, stride, padding, dilation[1:], ceil_mode=module.ceil_mode)
-    return None
-
-
-def _planar_norm(norm: nn.BatchNorm3d, lifted: _Lifted) -> nn.BatchNorm2d:
-    planar = nn.BatchNorm2d(
-        lifted.channels * lifted.order,
-        norm.eps,
-        norm.momentum,
-        norm.affine,
-        device=norm.running_mean.device,
-        dtype=norm.running_mean.dtype,
-    )
-    with torch.no_grad():
-        for name, value in norm.state_dict(keep_vars=True).items():
-            to = getattr(planar, name)
-            to.copy_(value if value.ndim == 0 else _repeated(value, lifted.order))
-    return planar
-
-
-def _repeated(values: Tensor, order: int) -> Tensor:
-    """Per field -> per planar channel: the G orientations of a field lie side by side."""
-    return values.repeat_interleave(order)

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arguments import require_bool
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST_ORDER = 1000
+
 
 def rotation(angle: float) -> list[list[float]]:
-    """The matrix of a counter-clockwise turn by ``angle`` radians, exact at quarter turns."""
+    """Return the matrix of the counter-clockwise rotation by ``angle`` radians.
+
+    Exact at multiples of 90 degrees.
+    """
     quarters = round(angle / (math.pi / 2))
     rest = angle - quarters * (math.pi / 2)
     c, s = math.cos(rest), math.sin(rest)
@@ -27,11 +34,11 @@ def rotation(angle: float) -> list[list[float]]:
 
 
 def _table(array: Callable[[PointGroup], np.ndarray]) -> cached_property[Tensor]:
-    """A property that is computed once: an ordinary CPU tensor, wherever it is first asked for."""
+    """Make a property that is computed once: an ordinary CPU tensor under any device context."""
 
     @wraps(array)
     def constant(group: PointGroup) -> Tensor:
-        import torch  # here, since a group's name, order and frames cost no second of loading
+        import torch  # here, so that names and orders of groups need no torch
 
         with torch.inference_mode(False):
             return torch.from_numpy(array(group))
@@ -48,12 +55,12 @@ class PointGroup:
     written p_n or p_nm (Shen et al. 2020).
 
     Args:
-        n: number of rotations, a positive integer.
-        reflections: whether the group also holds the n reflections.
+        n: number of rotations, from 1 to 1000.
+        reflections: whether the group has the n reflections, too.
 
     Raises:
-        TypeError: if ``n`` is not an integer or ``reflections`` not a bool.
-        ValueError: if ``n`` is not positive.
+        TypeError: ``n`` is not an integer or ``reflections`` not a bool.
+        ValueError: ``n`` is not positive, or above 1000.
 
     >>> group = PointGroup(6, reflections=True)
     >>> group.name, len(group), PointGroup.named("p6m") == group
@@ -74,29 +81,38 @@ class PointGroup:
             ) from None
         if self.n < 1:
             raise ValueError(f"the order of a rotation group is a positive integer, not {self.n}")
-        if not isinstance(self.reflections, bool):
-            raise TypeError(f"reflections is True or False, not {self.reflections!r}")
+        if self.n > LARGEST_ORDER:
+            raise ValueError(
+                f"the order of a rotation group is at most {LARGEST_ORDER}, not {self.n}: its "
+                "index tables hold the square of that number"
+            )
+        require_bool("reflections", self.reflections)
 
     @classmethod
     def named(cls, name: str) -> PointGroup:
-        """The group of a name: ``p`` and the number of rotations, ``m`` after it for reflections.
+        """Return the group of a name: ``p8`` or ``C8`` for rotations, ``p4m`` or ``D4`` with
+        reflections.
 
         Raises:
-            TypeError: if ``name`` is not a string.
-            ValueError: if it does not have that form.
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` does not have that form.
+
+        >>> PointGroup.named("D4").name
+        'p4m'
         """
         if not isinstance(name, str):
             raise TypeError(f"a group's name is a string such as 'p8' or 'p6m', not {name!r}")
-        match = re.fullmatch(r"p([1-9][0-9]*)(m?)", name, re.ASCII)
-        if not match:
+        match = re.fullmatch(r"(?:p|C|(D))([1-9][0-9]{0,9})(m?)", name, re.ASCII)
+        if not match or (match[3] and name[0] != "p"):
             raise ValueError(
-                f"unknown group {name!r}: a name is 'p' and the number of rotations, followed by "
-                "'m' for reflections, such as p1, p4, p6, p8, p4m, p6m"
+                f"unknown group {name!r}: with n rotations, from 1 to {LARGEST_ORDER}, it is pn "
+                "or Cn (p1, p4, p6, p8, C8), with reflections pnm or Dn (p4m, p6m, D4)"
             )
-        return cls(int(match[1]), bool(match[2]))
+        return cls(int(match[2]), bool(match[1] or match[3]))
 
     @property
     def name(self) -> str:
+        """The name in the form p_n or p_nm."""
         return f"p{self.n}{'m' * self.reflections}"
 
     def __len__(self) -> int:
@@ -105,16 +121,16 @@ class PointGroup:
     @_table
     def matrices(self) -> Tensor:
         """The elements acting on points (x, y): float64 [G, 2, 2]."""
-        turns = np.array([rotation(2 * math.pi * r / self.n) for r in range(self.n)])
+        rotations = np.array([rotation(2 * math.pi * r / self.n) for r in range(self.n)])
         flip = np.diag([1.0, -1.0])
-        return np.concatenate([turns, turns @ flip]) if self.reflections else turns
+        return np.concatenate([rotations, rotations @ flip]) if self.reflections else rotations
 
     @_table
     def product(self) -> Tensor:
-        """Table of indices, int64 [G, G]: ``product[g, h]`` is gh."""
+        """Index table, int64 [G, G]: ``product[g, h]`` is gh."""
         g = np.arange(len(self))
         m, r = g // self.n, g % self.n
-        sign = 1 - 2 * m[:, None]  # a reflection reverses the rotation that it moves past
+        sign = 1 - 2 * m[:, None]  # a reflection inverts the rotation that it is exchanged with
         return (m[:, None] + m) % 2 * self.n + (r[:, None] + sign * r) % self.n
 
     @_table
@@ -124,5 +140,5 @@ class PointGroup:
 
     @_table
     def quotient(self) -> Tensor:
-        r"""Table of indices, int64 [G, G]: ``quotient[g, h]`` is :math:`g^{-1}h`, h seen from g."""
+        r"""Index table, int64 [G, G]: ``quotient[g, h]`` is :math:`g^{-1}h`, h relative to g."""
         return self.product.numpy()[self.inverse.numpy()]

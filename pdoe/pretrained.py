@@ -1,8 +1,8 @@
-"""Networks that come trained: their weights, and how an image becomes their input.
+"""Trained networks: their weights, and the images that they take.
 
 A folder of weights holds ``index.json`` (name -> file, SHA-256, configuration, statistics, error),
-a file of weights and a card ``<name>.md`` for each; ``scripts/pack_weights.py`` makes them of a
-finished run. The package has such a folder, and others may lie anywhere.
+and for each network a file of weights and a card ``<name>.md``. ``scripts/pack_weights.py`` writes
+them from a finished run. The package contains one such folder; others may lie anywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ KEYS = {"file", "sha256", "configuration", "image", "mean", "std", "transposed",
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Images uint8 [B, C, H, W] -> what a network was trained on: (value / 256 - mean) / std.
+    """Images uint8 [B, C, H, W] -> the input of a network, (value / 256 - mean) / std.
 
-    The digits of MNIST-rot are stored transposed. Images are taken as one sees them, and transposed
-    here; those of the data set itself, which are so already, come ``as_stored=True``.
+    MNIST-rot stores its digits transposed. So upright images are transposed here; give the images
+    of the data set itself with ``as_stored=True``.
+
+    Raises:
+        ValueError: for images of another shape or dtype.
 
     >>> image = torch.tensor([[[[0, 64], [128, 192]]]], dtype=torch.uint8)
     >>> Preprocess((1, 2, 2), 0.5, 0.25, transposed=True)(image)
@@ -55,19 +59,19 @@ class Preprocess:
 
 
 def load_pretrained(name: str | Path) -> nn.Module:
-    """A trained network in evaluation mode, on the CPU, with a ``preprocess`` for its images.
+    """A trained network in evaluation mode on the CPU, with ``preprocess`` for its images.
 
-    ``net.preprocess`` takes uint8 images as one sees them (bright strokes on black for digits) and
-    normalises them by the numbers that the network was trained with, see :class:`Preprocess`. What
-    it was trained on, its error and its limits are on its card, ``<name>.md`` beside its weights.
+    ``net.preprocess`` takes upright uint8 images (for digits bright strokes on black) and
+    normalises them by the statistics of the training data, see :class:`Preprocess`. The card
+    ``<name>.md`` beside the weights says what the network was trained on, its error and its limits.
 
     Args:
-        name: one of those that come with the package (an unknown one names them all); or the file
-            of weights, or its folder, that ``scripts/pack_weights.py`` made elsewhere.
+        name: a network of the package, or the path of a file of weights, or of its folder, that
+            ``scripts/pack_weights.py`` wrote.
 
     Raises:
-        ValueError: the name is unknown, or a file is missing or damaged: its SHA-256 is compared
-            with the one in ``index.json`` before anything is read from it.
+        ValueError: in one line, for an unknown name and for a file that is missing, damaged or does
+            not fit its entry. Its SHA-256 is compared with ``index.json`` before it is unpacked.
 
     >>> digit = torch.zeros(28, 28, dtype=torch.uint8)
     >>> digit[4:24, 13:15] = 255  # a one
@@ -76,7 +80,7 @@ def load_pretrained(name: str | Path) -> nn.Module:
     >>> logits.argmax(1)
     tensor([1])
     """
-    folder, entry = _entry(name)
+    folder, entry = _find_entry(name)
     path = folder / Path(entry["file"]).name
     try:
         content = path.read_bytes()
@@ -88,21 +92,28 @@ def load_pretrained(name: str | Path) -> nn.Module:
             f"{path} is damaged: {len(content):,} bytes of SHA-256 {found[:12]}..., "
             f"expected {entry['sha256'][:12]}...: fetch it again"
         )
-    net = network_of(entry)
-    net.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    net = build_network(entry)
+    try:
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        net.load_state_dict(weights)
+    except Exception as error:  # torch raises many kinds, some of them over several lines
+        raise ValueError(
+            f"{path} does not hold the weights of its entry in {folder / INDEX} "
+            f"({str(error).splitlines()[0]}): fetch both again"
+        ) from None
     return net.eval()
 
 
-def untrained(name: str | Path) -> nn.Module:
-    """The network of :func:`load_pretrained` as it is before training, in training mode."""
-    return network_of(_entry(name)[1])
+def load_untrained(name: str | Path) -> nn.Module:
+    """The network of :func:`load_pretrained` before training, in training mode."""
+    return build_network(_find_entry(name)[1])
 
 
-def entries(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
-    """What the index of a folder of weights says: name -> entry.
+def read_index(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
+    """The index of a folder of weights: name -> entry.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: the folder has no index, or a damaged one.
     """
     path = folder / INDEX
     try:
@@ -112,50 +123,59 @@ def entries(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{name} lacks {', '.join(lacking)}")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): weights come with their index, as "
-            "scripts/pack_weights.py makes it"
+            f"{path} cannot be read ({str(error).splitlines()[0]}): weights need the index that "
+            "scripts/pack_weights.py writes beside them"
         ) from None
     return index
 
 
-def _entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
+def _find_entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
     """The folder and the entry of a name or a path."""
-    packaged = entries()
+    packaged = read_index()
     if not isinstance(name, str | Path) or not str(name):
-        raise ValueError(f"a network has a name or a path, not {name!r}: {', '.join(packaged)}")
+        raise ValueError(
+            f"name is the name or the path of a network, not {name!r}: names are "
+            f"{', '.join(packaged)}"
+        )
     if isinstance(name, str) and name in packaged:
         return WEIGHTS, packaged[name]
     path = Path(name)
     if path.is_dir():
-        there = entries(path)
+        there = read_index(path)
         if len(there) != 1:
             raise ValueError(
-                f"{path} holds {len(there)} networks ({', '.join(there)}): name the file of one"
+                f"{path} holds {len(there)} networks ({', '.join(there)}): give the file of one"
             )
         return path, next(iter(there.values()))
     if path.suffix == ".pt":
-        there = entries(path.parent)
+        there = read_index(path.parent)
         for entry in there.values():
             if entry["file"] == path.name:
                 return path.parent, entry
-        raise ValueError(f"{path.parent / INDEX} knows no {path.name}: {', '.join(there)}")
+        raise ValueError(
+            f"{path.parent / INDEX} has no entry for {path.name}, only for {', '.join(there)}"
+        )
+    near = get_close_matches(str(name), packaged, 1)
     raise ValueError(
-        f"no network {str(name)!r}: known are {', '.join(packaged)}, "
-        "and the path of a file of weights, or of its folder"
+        f"no network {str(name)!r}{f', did you mean {near[0]!r}?' if near else ':'} give one of "
+        f"{', '.join(packaged)}, or the path of a file of weights or of its folder"
     )
 
 
-def network_of(entry: dict[str, Any]) -> nn.Module:
-    """The network of an entry of an index, with fresh weights, and its ``preprocess``."""
+def build_network(entry: dict[str, Any]) -> nn.Module:
+    """The untrained network of an entry of an index, with its ``preprocess``.
+
+    The caller's random numbers, default dtype and default device neither change nor matter.
+    """
     from .run.config import build_model
 
-    usual = torch.get_default_dtype()
+    default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
-    try:  # loading draws no numbers that the caller would see, and heeds no defaults of the caller
+    try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             net = build_model(entry["configuration"])
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default)
     mean, std = (tuple(n) if isinstance(n, list) else n for n in (entry["mean"], entry["std"]))
     net.preprocess = Preprocess(tuple(entry["image"]), mean, std, entry["transposed"])
     return net

@@ -1,25 +1,29 @@
-"""Hold our runs against a published table.
+"""Compare your runs with a published table and with the committed runs.
 
     python scripts/compare.py mnist_rot
-    python scripts/compare.py mnist_rot --rows mnistrot_pdo_p8,mnistrot_z2 --readme README.md
+    python scripts/compare.py mnist_rot cifar --rows mnistrot_pdo_p8,mnistrot_z2
     python scripts/compare.py mnist_rot --scale smoke
-    python scripts/compare.py mnist_rot --validation
     python scripts/compare.py mnist_rot --runs outputs from-cluster/wandb --wandb entity/project
+    python scripts/compare.py mnist_rot --publish --readme README.md
+    python scripts/compare.py mnist_rot --publish --validation
 
-Merges every ``result.json`` below ``outputs/`` into ``results/<table>/runs.csv`` (a run replaces
-the line of its own run_id, all other lines stay), writes ``table.md`` beside it and prints it;
-``statistics.csv`` and ``differences.csv`` have its figures with twelve digits. Runs may also come
-from offline folders of W&B, wherever they were copied to, and from a W&B project; a run's own
-record goes before what W&B has of it. Curves, diagnostics and manifest of a finished run go to
-``details/<run_id>.json``.
-Without runs it renders what is committed. The table always has all published rows; ``--rows`` names
-those that must have a finished run. At smoke scale everything is read and written below
-``outputs/smoke/``. Runs that were tested on training images held out for it (``data.validation``)
-have a table of their own, ``results/<table>/validation/``, which ``--validation`` makes.
+Runs are the ``result.json`` below ``outputs/``, offline folders of W&B, wherever they were copied
+to, and runs of a W&B project; a run's own record goes before W&B's copy.
 
-Exit status: 0, the table is written; 1, it is written, but a requested row has no finished run, or
-records were skipped and not one finished run is left; 2, refused, nothing is written. A table
-without any run is no error unless ``--rows`` asks for one: every verdict is then ``not run``.
+Without ``--publish`` nothing below ``results/`` changes. Printed is a line for each run: published
+error, committed error, yours, the difference, and whether yours repeats the committed run bit for
+bit. This comparison and a table of your runs are written to ``outputs/tables/<table>``, at smoke
+scale to ``outputs/smoke/tables/<table>``.
+
+With ``--publish`` the runs are merged into ``results/<table>/runs.csv``, and the pages and CSV
+files beside it are written anew. A run replaces its own earlier line alone: the same configuration,
+seed and data on the same device at the same commit. Smoke runs and trials (overrides of epochs or
+of numbers of images) are not published. Curves, diagnostics and manifest of a finished run go to
+``details/<run_id>.json``. Runs that were tested on held-out training images (``data.validation``)
+have a table of their own, ``<table>/validation/``: ``--validation``.
+
+Exit status: 0, the table is written; 1, it is written, but a row of ``--rows`` has no finished run,
+or records were skipped and not one finished run is left; 2, refused, nothing is written.
 """
 
 from __future__ import annotations
@@ -27,69 +31,116 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pdoe.files import write_whole
-from pdoe.tables import details, markdown, runs
+from pdoe.tables import columns, pages, runs, sources
 from pdoe.tables import table as tables
-from pdoe.tables.runs import Found, TableError
+from pdoe.tables.comparison import Comparison, compare_runs, describe_pairs, describe_smoke
+from pdoe.tables.markdown import format_terminal, insert
+from pdoe.tables.paper import read_rows
+from pdoe.tables.results import Outcome, Table, publish
+from pdoe.tables.runs import RunsFile, TableError
+from pdoe.tables.sources import Found
 from pdoe.tracking import read as logged
 from pdoe.tracking.read import LoggedError
 
 ROOT = Path(__file__).resolve().parents[1]
+OUTPUTS = ROOT / "outputs"
+SHOWN = (*columns.SHORT, ("verdict", lambda line: line.judgement[0]))  # in a terminal
 
 
 def say(line: str) -> None:
     print(f"compare: {line}", file=sys.stderr)
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", help="a folder of experiments/ with a paper.csv")
+    parser.add_argument("tables", nargs="+", help="folders of experiments/ with a paper.csv")
     parser.add_argument("--rows", default="", help="rows that must have a finished run, a,b")
     parser.add_argument(
         "--runs", nargs="+", help="folders of run folders or of offline W&B runs (default: outputs)"
     )
     parser.add_argument("--wandb", nargs="+", default=[], help="projects of W&B: entity/project")
-    parser.add_argument("--results", help="where runs.csv is kept (default: results/<table>)")
+    parser.add_argument("--results", help="the committed results (default: results/<table>)")
+    parser.add_argument("--write", help="where your tables go (default: outputs/tables/<table>)")
     parser.add_argument("--scale", choices=("full", "smoke"), default="full")
     parser.add_argument(
         "--validation", action="store_true", help="the runs tested on held-out training images"
     )
-    parser.add_argument("--readme", help="also rewrite the marked table in this file")
+    parser.add_argument("--publish", action="store_true", help="merge the runs into results/")
+    parser.add_argument("--readme", help="with --publish: rewrite the marked table in this file")
     return parser.parse_args(argv)
 
 
-def places(args: argparse.Namespace) -> tuple[list[Path], Path]:
-    """Where runs are read and where the table is written; TableError if scales would mix."""
-    sources = [Path(folder) for folder in args.runs or ([] if args.wandb else [ROOT / "outputs"])]
-    for folder in sources if args.runs else ():
-        if not folder.is_dir():
-            raise TableError(f"{folder} is no folder")
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    if args.scale == "smoke" and (args.publish or args.results):
+        raise TableError("smoke runs are never published: no --publish, no --results")
+    if args.readme and not args.publish:
+        raise TableError("the table of a README shows published results: give --publish, too")
     if args.validation and (args.readme or args.rows):
         raise TableError("held-out images are no published test set: no --readme, no --rows")
+    if len(args.tables) > 1 and (args.results or args.write):
+        raise TableError("--results and --write are folders of one table: name one table")
+
+
+def open_tables(args: argparse.Namespace) -> list[Table]:
+    """The tables that were asked for, with their committed runs.
+
+    Raises:
+        TableError: the request cannot be met; nothing is written.
+    """
+    check_options(args)
+    known = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.csv"))
+    if unknown := [name for name in args.tables if name not in known]:
+        raise TableError(f"no table {unknown[0]!r}; there are: {', '.join(known)}")
+    outputs = OUTPUTS / ("smoke" * (args.scale == "smoke")) / "tables"
+    below = "validation" * args.validation
+    opened = []
+    for name in args.tables:
+        results = Path(args.results or ROOT / "results" / name) / below
+        own = Path(args.write or outputs / name) / below
+        # Smoke runs are compared with nothing that is committed.
+        committed = RunsFile() if args.scale == "smoke" else runs.read_csv(results / "runs.csv")
+        paper = read_rows(ROOT / "experiments" / name)
+        folders = results, own, committed
+        opened.append(Table(name, paper, *folders, args.scale, args.validation))
+    rows = [row for one in opened for row in one.rows]
+    if unknown := [row for row in list_rows(args) if row not in rows]:
+        names = ", ".join(args.tables)
+        raise TableError(f"no row {', '.join(unknown)} in {names}; rows: {', '.join(rows)}")
+    return opened
+
+
+def list_rows(args: argparse.Namespace) -> list[str]:
+    return args.rows.replace(",", " ").split()
+
+
+def choose_folders(args: argparse.Namespace) -> list[Path]:
+    """Where runs are read; TableError if scales would mix."""
+    folders = [Path(folder) for folder in args.runs or ([] if args.wandb else [OUTPUTS])]
+    for folder in folders if args.runs else ():
+        if not folder.is_dir():
+            raise TableError(f"{folder} is no folder")
     if args.scale == "smoke":
-        if args.results or args.readme:
-            raise TableError("smoke runs go to outputs/smoke only: no --results, no --readme")
-        sources = [folder / "smoke" for folder in sources] or [ROOT / "outputs" / "smoke"]
-        target = sources[0] / args.table
-    elif args.runs and any("smoke" in folder.parts for folder in sources):
+        return [folder / "smoke" for folder in folders]
+    if args.runs and any("smoke" in folder.parts for folder in folders):
         raise TableError("a folder holds smoke runs: give its parent and --scale smoke")
-    else:
-        target = Path(args.results) if args.results else ROOT / "results" / args.table
-    return sources, target / "validation" if args.validation else target
+    return folders
 
 
-def collect(args: argparse.Namespace, sources: list[Path]) -> tuple[list[Found], list[str]]:
-    """The runs of all sources, each once, and what cannot be used."""
+def collect_runs(args: argparse.Namespace, folders: list[Path]) -> tuple[list[Found], list[str]]:
+    """The runs of all sources, each once, and a line for each record that cannot be used."""
     found, mirrors, problems = [], [], []
     other_scale = ["smoke"] if args.scale == "full" else []
-    for source in sources:
+    for folder in folders:
         for things, (more, skipped) in (
-            (found, runs.read_folders(source, other_scale)),
-            (mirrors, logged.read_offline_all(source)),
+            (found, sources.read_folders(folder, other_scale)),
+            (mirrors, logged.read_offline_all(folder)),
         ):
             things += more
             problems += skipped
@@ -99,98 +150,118 @@ def collect(args: argparse.Namespace, sources: list[Path]) -> tuple[list[Found],
         problems += skipped
     for one in mirrors:
         try:
-            found.append(runs.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
+            found.append(sources.from_mirror(one.where, one.record, one.metrics, one.diagnostics))
         except ValueError as error:
             problems.append(f"{one.where}: skipped: {runs.one_line(str(error))}")
-    of_scale = [one for one in found if (one.scale or default(one, args.scale)) == args.scale]
+    # The first runs have no scale in a manifest: their folder tells it, and in W&B it was full.
+    of_scale = [
+        one
+        for one in found
+        if (one.scale or ("full" if one.mirrored else args.scale)) == args.scale
+    ]
     if len(of_scale) < len(found):
         problems.append(f"{len(found) - len(of_scale)} runs of another scale: left out")
-    once, skipped = runs.distinct(of_scale)
+    once, skipped = sources.drop_copies(of_scale)
     return once, problems + skipped
 
 
-def default(found: Found, scale: str) -> str:
-    """The scale of a run whose manifest does not tell it: its folder did, in W&B it was full."""
-    return "full" if found.mirrored else scale
+# ---- What a person reads ------------------------------------------------------------------------
+
+
+def shorten_path(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def close_comparison(args: argparse.Namespace, outcomes: Sequence[Comparison]) -> list[str]:
+    """The lines that end the output without --publish."""
+    pairs = [pair for one in outcomes for pair in one.pairs]
+    where = [f"Table: {shorten_path(one.page)}" for one in outcomes if one.pairs]
+    name = args.tables[0].replace("_", "")
+    if args.scale == "smoke":
+        sentence = describe_smoke([pair.yours for pair in pairs])
+        return [sentence, f"This measures nothing. At full scale: make reproduce-{name}", *where]
+    if not pairs:
+        return [f"No run of {', '.join(args.tables)} was found. To make one: make reproduce-{name}"]
+    last = "results/ is unchanged. To add these runs to it: make compare PUBLISH=1"
+    return [describe_pairs(pairs), *where, last]
+
+
+def close_publishing(table: Table, found: Sequence[Found], outcome: Outcome) -> list[str]:
+    """The lines that end the output with --publish; its table is printed before."""
+    if rows := [line for line in pages.select_rows(outcome.lines) if line.ours]:
+        cells = [[cell(line) for _, cell in SHOWN] for line in rows]
+        print(f"{table.name}\n{format_terminal([name for name, _ in SHOWN], cells)}")
+    new = len(outcome.runs) - len(table.committed.runs)
+    return [
+        f"{table.name}: {len(found)} runs read, {new} lines new, {len(outcome.runs)} lines in all.",
+        *([] if table.held_out else [pages.format_summary(outcome.lines)]),
+        f"Table: {shorten_path(table.folder / 'table.md')}",
+    ]
+
+
+# ---- The command --------------------------------------------------------------------------------
+
+
+def read_marks(args: argparse.Namespace, opened: list[Table]) -> list[str]:
+    """The tables that the README has a place for; TableError for a README without any."""
+    if not args.readme:
+        return []
+    text = Path(args.readme).read_text("utf-8")
+    marked = [one.name for one in opened if f"<!-- table:{one.name} -->" in text]
+    for name in marked or args.tables:
+        insert(text, name, "")
+    return marked
+
+
+def publish_table(
+    args: argparse.Namespace, table: Table, found: list[Found], marked: list[str]
+) -> tuple[Outcome, list[str]]:
+    outcome = publish(table, found)
+    if table.name in marked:
+        readme = Path(args.readme)
+        text = readme.read_bytes().decode()
+        write_whole(readme, insert(text, table.name, pages.format_readme_table(outcome.lines)))
+    return outcome, close_publishing(table, found, outcome)
 
 
 def compare(args: argparse.Namespace) -> int:
-    known = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.csv"))
-    if args.table not in known:
-        raise TableError(f"no table {args.table!r}; there are: {', '.join(known)}")
-    paper = tables.read_rows(ROOT / "experiments" / args.table)
-    names = [line.row for line in paper]
-    asked = args.rows.replace(",", " ").split()
-    if unknown := [row for row in asked if row not in names]:
-        raise TableError(f"no row {', '.join(unknown)} in {args.table}; rows: {', '.join(names)}")
-    sources, target = places(args)
-    readme = Path(args.readme) if args.readme else None
-    if readme:  # before anything is written: a README without the marks is refused
-        markdown.insert(readme.read_text("utf-8"), args.table, "")
-
-    committed = runs.read_csv(target / "runs.csv")
-    found, problems = collect(args, sources)
-    of_table = [
-        one
-        for one in found
-        if one.run["experiment"] in names and tables.on_held_out(one.run) == args.validation
-    ]
-    merged = runs.merge(committed, [one.run for one in of_table])
-    for problem in problems + list(merged.problems):
-        say(problem)
-    foreign = {run["experiment"] for run in merged.runs} - set(names)
-    if foreign:
-        say(f"kept, but no row of {args.table}: {', '.join(sorted(foreign))}")
-
-    lines = tables.table_lines(paper, merged.runs, args.scale)
-    if args.validation:
-        lines = [line for line in lines if line.runs]
-    title = args.table + ", validation" * args.validation
-    text = markdown.render(title, lines, args.scale, rule=not args.validation)
-    write_whole(target / "runs.csv", runs.csv_text(merged))
-    write_whole(target / "table.md", text)
-    write_whole(target / "statistics.csv", tables.statistics_csv(lines))
-    write_whole(target / "differences.csv", tables.differences_csv(tables.contrasts(lines)))
-    for one in of_table:
-        if one.run.finished:
-            keep_details(target / "details" / f"{one.run['run_id']}.json", one)
-    if readme:
-        before = readme.read_bytes().decode()
-        table = markdown.readme_table(lines)
-        write_whole(readme, markdown.insert(before, args.table, table))
-    print(text, end="")
-    where = ", ".join([*map(str, sources), *args.wandb])
-    say(f"{len(of_table)} runs in {where}, {len(merged.runs)} in {target / 'runs.csv'}")
-
-    if args.scale == "smoke":
-        say("smoke scale: not a reproduction")
-    have = {line.paper.row for line in lines if line.ours and not line.overrides}
-    missing = [row for row in asked if row not in have]
-    if missing:
-        say(f"no finished run at {args.scale} scale of: {', '.join(missing)}")
-    empty = not any(run.finished for run in merged.runs)
-    return 1 if missing or (empty and (problems or merged.problems)) else 0
-
-
-def keep_details(path: Path, found: Found) -> None:
-    """Write the details that there are; a part that is there and not found again stays."""
-    kept, problems = found.details()
+    """Read, compare or publish, and say what came of it; the exit status."""
+    opened = open_tables(args)
+    marked = read_marks(args, opened)  # before anything is written
+    found, problems = collect_runs(args, choose_folders(args))
+    problems += [problem for one in opened for problem in one.committed.problems]
     for problem in problems:
         say(problem)
-    try:
-        before = path.read_text("utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        say(f"{path}: made again: {error}")
-        before = ""
-    kept = details.completed(kept, before)
-    if any(kept.values()):
-        text = details.text(path.stem, kept)
-        if text != before:
-            write_whole(path, text, durable=False)  # it can be made again, and there may be many
+    outcomes, closing = [], []
+    for table in opened:
+        mine = [
+            one
+            for one in found
+            if one.run["experiment"] in table.rows
+            and tables.is_held_out(one.run) == args.validation
+        ]
+        if args.publish:
+            outcome, lines = publish_table(args, table, mine, marked)
+            closing += lines
+        else:
+            outcome = compare_runs(table, mine)
+            print(outcome.text, end="")
+        outcomes.append(outcome)
+        for problem in outcome.problems:
+            say(problem)
+    print("\n".join(closing or close_comparison(args, outcomes)), flush=True)
+
+    lines = [line for one in outcomes for line in one.lines]
+    have = {line.paper.row for line in lines if line.ours and not line.overrides}
+    missing = [row for row in list_rows(args) if row not in have]
+    if missing:
+        say(f"no finished run at {args.scale} scale of: {', '.join(missing)}")
+    empty = not any(run.finished for one in outcomes for run in one.runs)
+    return 1 if missing or (empty and problems) else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
+    args = parse_arguments(argv)
     sys.stdout.reconfigure(errors="replace")  # a terminal without ± still gets its table
     try:
         return compare(args)

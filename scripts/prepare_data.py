@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pdoe.data import DATASETS, DataError, load_data
-from pdoe.data.dataset import STATISTICS, written
+from pdoe.data import SETS, DataError, load_data
+from pdoe.data.dataset import STATISTICS, format_statistic
 from pdoe.data.files import cache_path, data_root
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 with the data set at hand, 1 without it, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(DATASETS), help="data set")
+    parser.add_argument("name", choices=sorted(SETS), help="data set")
     parser.add_argument("--root", help="folder with data (default: $PDOE_DATA, else data/)")
     parser.add_argument("--source", default="auto", help="where to take it from (default: auto)")
     parser.add_argument(
@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"training    {len(data.train_images)} images {list(data.train_images.shape[1:])}")
     print(f"test        {len(data.test_images)} images {list(data.test_images.shape[1:])}")
     print(f"classes     {data.classes}")
-    print(f"mean        {written(data.mean)}")
-    print(f"std         {written(data.std)}")
+    print(f"mean        {format_statistic(data.mean)}")
+    print(f"std         {format_statistic(data.std)}")
     print(f"sha256      {data.sha256}")
     if cache.exists():
         print(f"cache       {cache.resolve()}")

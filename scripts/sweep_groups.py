@@ -2,10 +2,11 @@
 
     python scripts/sweep_groups.py --seeds 0,1,2 --groups p1,p4,p8
 
-The network is that of `mnistrot_pdo_p8`, all frames turned by pi/8; with that offset p1 and p4 are
-PDO-eConvs, not the CNN and the G-CNN. Its uniform width is the largest whose parameters are not
-more than the 26,747 of p8. Finished runs are skipped, unfinished ones go on, and what failed is
-listed at the end; the exit code is 0 only if every run finished. `make report` draws the figure.
+The network is that of `mnistrot_pdo_p8`, with all frames rotated by pi/8; with that offset p1 and
+p4 are PDO-eConvs, not the CNN and the G-CNN. Its uniform number of fields is the largest whose
+parameters are not more than those of p8. Finished runs are skipped, unfinished ones are resumed,
+and failed runs and groups are named in the last lines. The exit status is 0 if every run finished,
+75 if stopped, else 1. `make compare PUBLISH=1`, then `make report` draw the figure.
 """
 
 from __future__ import annotations
@@ -15,39 +16,44 @@ import copy
 import sys
 from typing import Any
 
-from reproduce import ROOT, Cell, announce, chosen_seeds, composed, run
+from reproduce import Cell, announce_cost, composed, finish, parse_seeds, train_cells
 
-from pdoe.report.of_runs import GROUPS, SWEEP
+from pdoe.groups import PointGroup
+from pdoe.report.learning import GROUPS, SWEEP
 from pdoe.run.config import build_model
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
-INTERRUPTED = 75
 
 
-def parameters(config: dict[str, Any], width: int) -> int:
-    """Of the network with that many fields in every layer."""
+def count_parameters(config: dict[str, Any], width: int) -> int:
+    """Parameters of the network with that many fields in every layer."""
     config = copy.deepcopy(config)
     config["model"]["widths"] = [width] * len(config["model"]["widths"])
     return sum(p.numel() for p in build_model(config).parameters())
 
 
-def widest(config: dict[str, Any], most: int) -> tuple[int, int]:
-    """The largest width with at most that many parameters, and how many it has."""
-    if parameters(config, 1) > most:
+def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
+    """The largest width with at most that many parameters, and its count.
+
+    Raises:
+        ValueError: even one field has more.
+    """
+    if count_parameters(config, 1) > most:
         raise ValueError(f"one field of {config['group']['name']} has more than {most} parameters")
     low, high = 1, 2
-    while parameters(config, high) <= most:
+    while count_parameters(config, high) <= most:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters(config, middle) <= most else (low, middle)
-    return low, parameters(config, low)
+        low, high = (middle, high) if count_parameters(config, middle) <= most else (low, middle)
+    return low, count_parameters(config, low)
 
 
-def cells_of(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
-    """A line about the network of a group, and its runs."""
+def make_cells(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
+    """A line about the network of a group, and its runs; ValueError if no network is possible."""
+    PointGroup.named(group)
     config = composed(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
-    width, count = widest(config, most)
+    width, count = find_width(config, most)
     original = composed(f"experiment={EXPERIMENT}")
     depth = len(original["model"]["widths"])
     overrides = [RECIPE]
@@ -60,37 +66,33 @@ def cells_of(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 if every run finished, 75 if stopped, else 1."""
+    """Train and compare; the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     options = parser.parse_args(arguments)
-    groups = [group.strip() for group in options.groups.split(",") if group.strip()]
-    known = sorted(path.stem for path in (ROOT / "configs" / "group").glob("*.yaml"))
-    if not groups or set(groups) - set(known):
-        parser.error(f"groups are some of {', '.join(known)}, not {options.groups!r}")
-    seeds = [int(seed) for seed in chosen_seeds(options.seeds)]
+    seeds = parse_seeds(options.seeds)
     original = composed(f"experiment={EXPERIMENT}")
-    most = parameters(original, original["model"]["widths"][0])
+    most = count_parameters(original, original["model"]["widths"][0])
 
-    cells = []
-    for group in groups:
-        line, some = cells_of(group, seeds, most)
+    cells, refused = [], []
+    for group in filter(None, (name.strip() for name in options.groups.split(","))):
+        try:
+            line, some = make_cells(group, seeds, most)
+        except ValueError as error:  # the other groups run
+            refused.append(f"group {group!r} is left out: {error}")
+            continue
         print(line, flush=True)
         cells += some
-    announce(cells)
-    for cell in cells:
-        if not cell.finished and run("train.py", *cell.command) == INTERRUPTED:
-            return INTERRUPTED
-    compared = run("scripts/compare.py", "mnist_rot")
-    failed = [cell for cell in cells if not cell.finished]
-    for cell in failed:
-        reason = cell.record().get("reason") or "it left no record"
-        print(f"not finished: {cell}: {reason}", file=sys.stderr)
-    print(f"{len(cells) - len(failed)} of {len(cells)} runs are finished", flush=True)
-    return 1 if failed or compared == 2 else 0
+    if not cells:
+        parser.error("; ".join(refused) or "--groups names no group")
+    announce_cost(cells)
+    status = finish(train_cells(cells), len(cells), "mnist_rot")
+    for line in refused:
+        print(line, file=sys.stderr, flush=True)
+    return status or int(bool(refused))
 
 
 if __name__ == "__main__":

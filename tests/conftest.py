@@ -1,13 +1,14 @@
 """What the theorem tests share: the group's action, pixel by pixel, from the matrices alone."""
 
 import http.server
-import subprocess
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import git
 
 from pdoe.data import DataSet
 
@@ -65,18 +66,15 @@ def two_sides():
     return made
 
 
-def git(folder, *arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture
 def repository(tmp_path):
     """A repository with one commit, of code and of results, that ignores the file `ignored`."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     (tmp_path / "results").mkdir()
-    (tmp_path / "code.py").write_text("1")
-    (tmp_path / ".gitignore").write_text("ignored\n")
-    (tmp_path / "results" / "runs.csv").write_text("0")
+    (tmp_path / "code.py").write_text("1", encoding="utf-8")
+    (tmp_path / ".gitignore").write_text("ignored\n", encoding="utf-8")
+    (tmp_path / "results" / "runs.csv").write_text("0", encoding="utf-8")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")

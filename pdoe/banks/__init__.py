@@ -1,17 +1,16 @@
-"""Filter banks: K basis filters, turned into the frame of every group element.
+"""Filter banks: K basis filters in the frame of every group element, as float64 NumPy arrays.
 
-Rows of an array run down the image and y points up. Everything here is float64 NumPy; a bank has a
-module of its own, and here is their registry.
+Rows of an array run down the image and y points up. Each bank has a module; this is their table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
+from ..arguments import require_number, require_size
 from ..groups import PointGroup
 from .bilinear import bilinear_bank
 from .finite_differences import (
@@ -20,8 +19,8 @@ from .finite_differences import (
     operator_bank,
     operators,
     pixels_in_operators,
+    rotate_operator,
     stencil,
-    turned,
 )
 from .gaussian import gaussian_bank
 from .harmonics import harmonic_bank
@@ -36,11 +35,11 @@ __all__ = [
     "filter_bank",
     "operators",
     "pixels_in_operators",
+    "rotate_operator",
     "stencil",
-    "turned",
 ]
 
-# A bank is made for a group, a size and an offset; `gaussian` has a width besides.
+# Functions of group, size and offset; `gaussian` takes `bank_width`, too.
 BANKS: dict[str, Callable[..., np.ndarray]] = {
     "operators": operator_bank,
     "harmonics": harmonic_bank,
@@ -58,60 +57,44 @@ def filter_bank(
     kind: str = "operators",
     size: int | None = None,
     offset: float = 0.0,
-    width: float | None = None,
+    bank_width: float | None = None,
 ) -> np.ndarray:
-    r"""K basis filters turned into the frame of every group element: float64 [G, K, k, k].
+    r"""K basis filters in the frame of every group element: float64 [G, K, k, k].
 
-    The frame of g is ``matrix(g) @ R(offset)``. Filters are applied by cross-correlation. A turn
-    that maps the pixel grid to itself turns each filter exactly.
+    The frame of g is ``matrix(g) @ R(offset)``. Filters are applied by cross-correlation. A
+    rotation or reflection that maps the pixel grid to itself moves every filter exactly. The
+    module of a bank, such as :mod:`pdoe.banks.gaussian`, has formula, source and limits.
 
-    - ``operators`` (PDO-eConv, Shen et al. 2020): the nine pixels of a 3x3 filter, each written as
-      a differential operator of second order in u and v and discretised by central differences in
-      the frame of g. K = 9; k is the smallest support that holds all of them: 3 where every frame
-      is a turn by a multiple of 90 degrees (n divides 4, mirrored or
-      not, and the offset is such a multiple), 5 otherwise. At
-      the identity with offset 0 they are the nine pixels themselves.
-    - ``harmonics`` (SFCNN, Weiler et al. 2018; the regular fields of E2CNN, Weiler & Cesa 2019):
-      circular harmonics of unit l2 norm on Gaussian rings, sampled in the frame of g, for every
-      group and offset; a turn mixes the two parts of a harmonic and interpolates nothing. k is any
-      odd size, 5 unless ``size`` says otherwise; K = 1, 6, 11, 18, 31 for k = 1, 3, 5, 7, 9. A
-      reflection flips the sines. The norm is that of a harmonic as a whole, so that its cosine and
-      sine, of norm 1 in the mean over all turns, stay parts of one wave.
-    - ``gaussian`` (as steerable PDOs, Jenner & Weiler 2022, arXiv 2106.10163): the same operators
-      as derivatives of an image that is smoothed by a Gaussian of standard deviation ``width``
-      pixels, in taps that have the moments of its derivatives, see ``pdoe/banks/gaussian.py``.
-      K = 9; k = 5 or a larger odd ``size``. Turns off the grid are of order k - 3 in the pixel
-      spacing (2 for k = 5). At the identity they are smoothed pixels. Tighter than ``operators``:
-      on digits turned by 45 degrees a layer's error is 4 % instead of 18 %, partly for the blur.
-    - ``pixels`` (an ordinary convolution on p1, the G-convolution of Cohen & Welling 2016 on p4 and
-      p4m): the pixels of a k x k filter (k = 3 unless ``size`` says otherwise), permuted. K = k*k.
-      Only for p1, p2, p4, p1m, p2m, p4m, with offset 0.
-    - ``ring`` (the active rotating filters of Zhou et al. 2017, arXiv 1701.01833): 3x3 pixels; a
-      turn by 45 degrees moves the eight around the centre on by one, corners to edges, which is
-      exact for two such steps and approximate for one. K = 9. Only for p1, p2, p4, p8, mirrored or
-      not, with offset 0; on p4 and its subgroups the same as ``pixels``.
-    - ``point``: one pixel, K = k = 1, the same in every frame.
-    - ``hexagon`` (HexaConv, Hoogeboom et al. 2018): the points of a hexagonal lattice around one of
-      them, permuted; for maps that are axial arrays, see :mod:`pdoe.banks.hexagon`, not for images
-      as they come. K = 7 and k = 3, or the larger hexagon in k x k entries (k = 5: K = 19). Only
-      for p1, p2, p3, p6, p1m, p2m, p3m, p6m, with offset 0.
-    - ``bilinear`` (RotEqNet, Marcos et al. 2017): the pixels of a k x k filter (k = 3 unless
-      ``size`` says otherwise), turned by bilinear resampling. K = k*k. Pixels whose centre is
-      k/2 or more from that of the filter are 0, so that what is turned is round.
+    =============  =========  ==================  ==================================================
+    kind           K          k                   filters; methods
+    =============  =========  ==================  ==================================================
+    ``operators``  9          5 (3 on the grid)   differential operators by central differences;
+                                                  PDO-eConv
+    ``gaussian``   9          5, 7, 9, ...        differential operators by derivatives of a
+                                                  Gaussian; steerable PDOs
+    ``harmonics``  1, 6, 11,  1, 3, 5 (default),  circular harmonics on rings; SFCNN, regular
+                   18, ...    7, ...              fields of E2CNN
+    ``pixels``     k * k      any, by default 3   permuted pixels; CNN (p1), G-CNN (p4, p4m)
+    ``ring``       9          3                   pixels rotated in steps of 45 degrees; ORN
+    ``point``      1          1                   one pixel
+    ``hexagon``    7, 19,     3 (default), 5,     permuted points of a hexagonal lattice; HexaConv
+                   37, ...    7, ...
+    ``bilinear``   k * k      any, by default 3   pixels rotated by bilinear interpolation; RotEqNet
+    =============  =========  ==================  ==================================================
 
     Args:
         group: the point group.
-        kind: one of the names above.
-        size: k; ``operators`` takes any odd size that holds the support (padded with zeros).
+        kind: a name of the table.
+        size: k in pixels, at most 33; None for the bank's own.
         offset: angle of the reference frame in radians; the paper's code has pi/8.
-        width: of the Gaussian in pixels, with ``gaussian`` alone: positive, at most 0.4 times the
-            root of k - 1, which is 0.8 for k = 5; None: 0.71, the root of 1/2.
+        bank_width: standard deviation of the Gaussian in pixels, for bank ``gaussian`` alone.
 
     Raises:
-        ValueError: for an unknown kind, or a group, size, offset or width that it cannot have.
-        TypeError: for arguments of another type.
+        TypeError: an argument of another type.
+        ValueError: an unknown kind, or a group, size, offset or bank_width that the bank does not
+            have.
 
-    >>> filter_bank(PointGroup(8), offset=math.pi / 8).shape
+    >>> filter_bank(PointGroup(8), offset=np.pi / 8).shape
     (8, 9, 5, 5)
     >>> filter_bank(PointGroup(4)).shape
     (4, 9, 3, 3)
@@ -119,31 +102,21 @@ def filter_bank(
     if not isinstance(group, PointGroup):
         raise TypeError(f"group is a PointGroup, such as PointGroup.named('p8'), not {group!r}")
     if not isinstance(kind, str) or kind not in BANKS:
-        raise ValueError(f"unknown bank {kind!r}: it is one of {', '.join(BANKS)}")
-    if size is not None:
-        if isinstance(size, bool) or not isinstance(size, int | np.integer):
-            raise TypeError(f"size is a positive integer or None, not {size!r}")
-        if size < 1:
-            raise ValueError(f"size is a positive integer or None, not {size}")
-    if isinstance(offset, bool) or not isinstance(offset, int | float | np.number):
-        raise TypeError(f"offset is an angle in radians, not {offset!r}")
-    if not math.isfinite(offset):
-        raise ValueError(f"offset is a finite angle in radians, not {offset}")
-    own: dict[str, float] = {}
-    if width is not None:
+        raise ValueError(f"unknown bank {kind!r}: bank is one of {', '.join(BANKS)}")
+    size, offset = require_size(size), require_number("offset", offset, "a finite angle in radians")
+    own = {}
+    if bank_width is not None:
         if kind != "gaussian":
-            raise ValueError(f"width is that of bank 'gaussian' alone; bank {kind!r} has None")
-        if isinstance(width, bool) or not isinstance(width, int | float | np.number):
-            raise TypeError(f"width is a positive number of pixels or None, not {width!r}")
-        if not 0 < width < math.inf:
-            raise ValueError(f"width is a positive number of pixels or None, not {width}")
-        own["width"] = float(width)
-    size = None if size is None else int(size)
-    return _made_once(group, kind, size, float(offset), **own).copy()
+            raise ValueError(f"bank_width belongs to bank 'gaussian' alone; bank {kind!r} has None")
+        expected = "a positive number of pixels or None"
+        own["bank_width"] = require_number("bank_width", bank_width, expected)
+        if bank_width <= 0:
+            raise ValueError(f"bank_width is {expected}, not {bank_width}")
+    return _make_cached(group, kind, size, offset, **own).copy()
 
 
 @lru_cache(maxsize=64)
-def _made_once(
+def _make_cached(
     group: PointGroup, kind: str, size: int | None, offset: float, **own: float
 ) -> np.ndarray:
     return BANKS[kind](group, size, offset, **own)

@@ -1,4 +1,4 @@
-"""Bank ``bilinear``: the pixels of a round filter, turned by bilinear resampling."""
+"""Bank ``bilinear``: the pixels of a round filter, rotated by bilinear interpolation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from ..groups import PointGroup, rotation
 
 
 def bilinear_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray:
+    """Return the bank [G, k*k, k, k] of RotEqNet (Marcos et al. 2017); k is 3 by default.
+
+    Pixels whose centre is k/2 or more from the centre of the filter are 0, so that the filter is
+    round. Exact for elements that map the pixel grid to itself; others interpolate.
+    """
     size = 3 if size is None else size
     places = np.arange(size) - (size - 1) / 2
     x, y = np.meshgrid(places, -places)
-    # Turned by A, a filter w is w(A^-1 p) at p, and the inverse of a turn is its transpose.
+    # Rotated by A, a filter w is w(A^-1 p) at p; the inverse of A is its transpose.
     frames = group.matrices.numpy() @ rotation(offset)
     sources = np.einsum("gba,byx->agyx", frames, np.stack([x, y]))
     across = _hat(sources[0][..., None] - places)  # [G, k, k, column of the filter]
@@ -22,4 +27,5 @@ def bilinear_bank(group: PointGroup, size: int | None, offset: float) -> np.ndar
 
 
 def _hat(distance: np.ndarray) -> np.ndarray:
+    """The weight of a pixel in linear interpolation."""
     return np.maximum(0.0, 1 - np.abs(distance))

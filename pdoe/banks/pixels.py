@@ -1,4 +1,4 @@
-"""Banks ``pixels`` and ``point``: what maps the pixel grid to itself, permuted without loss."""
+"""Banks ``pixels`` and ``point``: permuted pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from ..groups import PointGroup
 
 
 def pixel_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray:
+    """Return the permuted pixels of a k x k filter, [G, k*k, k, k]; k is 3 by default.
+
+    On p1 an ordinary convolution, on p4 and p4m the G-convolution of Cohen & Welling (2016). Exact
+    for p1, p2, p4, p1m, p2m, p4m, the only groups it has; offset 0.
+    """
     if group.n not in (1, 2, 4):
         raise ValueError(
             f"bank 'pixels' has no filter for {group.name}: only p1, p2, p4 and p1m, p2m, p4m map "
@@ -15,7 +20,7 @@ def pixel_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray
         )
     if offset != 0:
         raise ValueError(
-            f"bank 'pixels' cannot be turned by an offset of {offset:g}: its filters are "
+            f"bank 'pixels' has no offset, and was given {offset:g}: its filters are "
             "permutations of pixels; use offset 0, or bank 'operators'"
         )
     size = 3 if size is None else size
@@ -27,6 +32,7 @@ def pixel_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray
 
 
 def point_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray:
+    """Return a single pixel, the same in every frame: [G, 1, 1, 1]. Exact for every group."""
     if size not in (None, 1):
         raise ValueError(f"bank 'point' is a single pixel: size is 1, not {size}")
     return np.ones((len(group), 1, 1, 1))

@@ -1,4 +1,4 @@
-"""Bank ``ring``: 3x3 pixels whose ring of eight is shifted by one for each turn by 45 degrees."""
+"""Bank ``ring``: 3x3 pixels whose outer eight move on by one for a rotation by 45 degrees."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ RING = [(1, 2), (0, 2), (0, 1), (0, 0), (1, 0), (2, 0), (2, 1), (2, 2)]
 
 
 def ring_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray:
+    """Return the bank [G, 9, 3, 3] of ORN's active rotating filters (Zhou et al. 2017).
+
+    A rotation by 45 degrees moves corners to edges: exact for two such steps, approximate for one.
+    It has p1, p2, p4, p8 with or without reflections and offset 0; on p4 and its subgroups it is
+    the bank ``pixels``.
+    """
     if 8 % group.n != 0:
         raise ValueError(
-            f"bank 'ring' has no filter for {group.name}: a ring of eight pixels turns by "
+            f"bank 'ring' has no filter for {group.name}: a ring of eight pixels rotates by "
             "multiples of 45 degrees, that is with 1, 2, 4 or 8 rotations; use bank 'operators'"
         )
     if offset != 0:
         raise ValueError(
-            f"bank 'ring' cannot be turned by an offset of {offset:g}: its filters are "
+            f"bank 'ring' has no offset, and was given {offset:g}: its filters are "
             "permutations of pixels; use offset 0, or bank 'operators'"
         )
     if size not in (None, 3):
@@ -29,7 +35,7 @@ def ring_bank(group: PointGroup, size: int | None, offset: float) -> np.ndarray:
     bank = np.zeros((len(group), 9, 3, 3))
     bank[:, 4, 1, 1] = 1  # the centre stays
     for g in range(len(group)):
-        reflected, turns = divmod(g, group.n)
-        moved = ((-1) ** reflected * slots + 8 // group.n * turns) % 8
+        reflected, steps = divmod(g, group.n)
+        moved = ((-1) ** reflected * slots + 8 // group.n * steps) % 8
         bank[g, pixels, rows[moved], columns[moved]] = 1
     return bank

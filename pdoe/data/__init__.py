@@ -1,36 +1,52 @@
-"""Data sets as tensors of known provenance, and the batches made of them."""
+"""Data sets as tensors of known provenance, and the batches made of them.
+
+Names are imported at first use (PEP 562), so that :mod:`pdoe.data.facts` does not load torch.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .batches import (
-    epoch_batches,
-    random_crop_flip,
-    random_quarter_turns,
-    random_rotation,
-    random_stretch,
-    to_input,
-)
-from .cifar import load_cifar10, load_cifar100
-from .dataset import DataError, DataSet
-from .mnist_rot import load_mnist_rot
+from .facts import SETS, Facts
 
-DATASETS: dict[str, Callable[..., DataSet]] = {
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "mnist_rot": load_mnist_rot,
+if TYPE_CHECKING:  # for editors and type checkers
+    from .augmentation import (
+        random_crop_flip,
+        random_quarter_turns,
+        random_rotation,
+        random_shift_flip,
+        random_stretch,
+    )
+    from .batches import epoch_batches, to_input
+    from .dataset import DataError, DataSet
+
+_MODULES = {
+    "DataError": "dataset",
+    "DataSet": "dataset",
+    "epoch_batches": "batches",
+    "random_crop_flip": "augmentation",
+    "random_quarter_turns": "augmentation",
+    "random_rotation": "augmentation",
+    "random_shift_flip": "augmentation",
+    "random_stretch": "augmentation",
+    "to_input": "batches",
 }
-
-# Images [C, H, W] and classes, for networks that are built without their data.
-SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
-    "mnist_rot": ((1, 28, 28), 10),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-}
-# Images for training and for testing, of the published sets.
-IMAGES = {"mnist_rot": (12_000, 50_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
+__all__ = [
+    "SETS",
+    "DataError",
+    "DataSet",
+    "Facts",
+    "epoch_batches",
+    "load_data",
+    "random_crop_flip",
+    "random_quarter_turns",
+    "random_rotation",
+    "random_shift_flip",
+    "random_stretch",
+    "to_input",
+]
 
 
 def load_data(
@@ -39,29 +55,40 @@ def load_data(
     source: str = "auto",
     statistics: str = "train",
 ) -> DataSet:
-    """The data set `name` (a key of `DATASETS`), found, downloaded or made, on the CPU.
+    """Find, download or make a data set, on the CPU.
 
-    `root` is the folder with data (default: `$PDOE_DATA`, else `data/` in the current directory),
-    `source` where to take them from (see the loader), `statistics` the images whose mean and std
-    are given: `train` for the training images, `train_test` for all. Raises `ValueError` for an
-    unknown name, source or statistics, `DataError` for missing or damaged data.
+    Args:
+        name: a key of ``SETS``.
+        root: the folder with data; by default ``$PDOE_DATA``, else ``data/`` in the current folder.
+        source: where to take the images from; each loader names its sources.
+        statistics: the images whose mean and std are given: ``train`` for the training images,
+            ``train_test`` for all.
+
+    Raises:
+        ValueError: an unknown name, source or statistics.
+        DataError: missing or damaged data, or a root that does not exist.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: expected one of {sorted(DATASETS)}")
-    return DATASETS[name](root, source, statistics)
+    from .dataset import DataError
+    from .files import describe_root, find_root
+
+    if name not in SETS:
+        raise ValueError(f"unknown data set {name!r}: expected one of {sorted(SETS)}")
+    module, _, function = SETS[name].loader.partition(":")
+    load = getattr(import_module(f"{__name__}.{module}"), function)
+    place = find_root(root)
+    try:
+        return load(place, source, statistics)
+    except DataError as error:
+        raise DataError(f"{error} {describe_root(root)}") from None
 
 
-__all__ = [
-    "DATASETS",
-    "IMAGES",
-    "SHAPES",
-    "DataError",
-    "DataSet",
-    "epoch_batches",
-    "load_data",
-    "random_crop_flip",
-    "random_quarter_turns",
-    "random_rotation",
-    "random_stretch",
-    "to_input",
-]
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

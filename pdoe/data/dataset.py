@@ -1,4 +1,4 @@
-"""What a data set is: images and labels as plain tensors, with provenance and checksum."""
+"""A data set: images and labels as plain tensors, with provenance and checksum."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class DataError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, for training and test, on one device.
+    """Images uint8 ``[N, C, H, W]`` and labels int64 ``[N]``, for training and test, on one device.
 
-    `mean` and `std` (population) are those of value / 256 over all pixels: a number for images with
-    one channel, else a tuple with one number per channel. The pixels are those of the training
-    images, or of all images where `statistics="train_test"` was asked for.
-    `provenance` is `original`, `regenerated` or `embedded`, and `..., 2000 held out` where the test
-    images are so many training images; `sha256` is the `digest` of the contents.
+    ``mean`` and ``std`` (population) are those of value / 256 over all pixels: a number for images
+    with one channel, else a tuple with a number per channel. The pixels are those of the training
+    images, or of all images for ``statistics="train_test"``.
+
+    ``provenance`` is the source (see the loaders). It ends in ``, 2000 held out`` where the last
+    2,000 training images are the test images. ``sha256`` is the ``digest`` of the contents.
     """
 
     name: str
@@ -39,27 +40,31 @@ class DataSet:
     mean: Statistic
     std: Statistic
     classes: int
-    validation: DataSet | None = None  # with the held out images as its test images
+    validation: DataSet | None = None  # its test images are the held-out ones
 
     def to(self, device: torch.device | str) -> DataSet:
-        """The same data set with its tensors on `device`."""
+        """Move the tensors to ``device``."""
         moved = {part: getattr(self, part).to(device) for part in PARTS}
         return replace(self, **moved, validation=self.validation and self.validation.to(device))
 
-    def as_it_is(self, std: float = 1.0) -> DataSet:
-        """The same images without normalisation: a network gets value / 256, or that over `std`."""
+    def without_normalisation(self, std: float = 1.0) -> DataSet:
+        """Keep the images and drop their normalisation: a network gets value / 256 / ``std``."""
         channels = self.train_images.shape[1]
         numbers = (0.0, std) if channels == 1 else ((0.0,) * channels, (std,) * channels)
-        validation = self.validation and self.validation.as_it_is(std)
+        validation = self.validation and self.validation.without_normalisation(std)
         return replace(self, mean=numbers[0], std=numbers[1], validation=validation)
 
-    def held_out(self, count: int, keep_test: bool = False) -> DataSet:
-        """The last `count` training images as test images, and the rest as the training images.
+    def hold_out(self, count: int, keep_test: bool = False) -> DataSet:
+        """Use the last ``count`` training images as test images, and train on the rest.
 
-        For tuning, which must not see the test set; the provenance says so. `mean` and `std` are
-        those of the images left for training, even where the whole set has those of all images:
-        what is held out is to tell the truth. With `keep_test` the test images stay, and what is
-        held out is `validation`.
+        For tuning, which must not see the test set; the provenance says so. ``mean`` and ``std``
+        are those of the images left for training, also where the whole set has those of all
+        images. With ``keep_test`` the test images stay, and the held-out images become
+        ``validation``.
+
+        Raises:
+            ValueError: ``count`` leaves no training images, or the set is ``embedded``, where a
+                held-out digit would also be a training digit.
         """
         if type(count) is not int or not 0 < count < len(self.train_images):
             raise ValueError(
@@ -68,8 +73,8 @@ class DataSet:
             )
         if self.provenance == "embedded":
             raise ValueError(
-                "data.validation: embedded data has every digit in three images, so that nothing "
-                "would be held out; supply MNIST"
+                "data.validation: embedded data has every digit in three images, so a held-out "
+                "image is no new digit; let PDOE_DATA name a folder with MNIST"
             )
         images, labels = self.train_images, self.train_labels
         mean, std = channel_statistics(images[:-count].cpu().numpy())
@@ -90,7 +95,7 @@ class DataSet:
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 (hex) of the four uint8 arrays `PARTS`: name, shape and bytes of each, in order."""
+    """SHA-256 (hex) of the four uint8 arrays ``PARTS``: name, shape and bytes of each, in order."""
     sha = hashlib.sha256()
     for part in PARTS:
         array = np.ascontiguousarray(arrays[part], dtype=np.uint8)
@@ -100,7 +105,7 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def check_statistics(statistics: str) -> None:
-    """Raise `ValueError` for a word that is not in `STATISTICS`."""
+    """Raise ``ValueError`` for a word that is not in ``STATISTICS``."""
     if statistics not in STATISTICS:
         raise ValueError(f"unknown statistics {statistics!r}: expected one of {STATISTICS}")
 
@@ -108,15 +113,23 @@ def check_statistics(statistics: str) -> None:
 def make_data_set(
     name: str,
     provenance: str,
-    sha256: str,
     arrays: dict[str, np.ndarray],
     classes: int,
+    sha256: str | None = None,
     statistics: str = "train",
 ) -> DataSet:
-    """A `DataSet` on the CPU from the four uint8 arrays `PARTS`, images `[N, C, H, W]`.
+    """Make a ``DataSet`` on the CPU from four uint8 arrays.
 
-    `mean` and `std` are those of the training images, or with `statistics="train_test"` of the test
-    images as well. Raises `ValueError` for other `statistics`.
+    Args:
+        name: of the data set.
+        provenance: the source of the images.
+        arrays: ``PARTS`` -> images ``[N, C, H, W]`` and labels ``[N]``.
+        classes: the number of classes.
+        sha256: the ``digest`` of the arrays; by default it is computed.
+        statistics: the images whose mean and std are given, ``train`` or ``train_test``.
+
+    Raises:
+        ValueError: other ``statistics``.
     """
     check_statistics(statistics)
     images, labels, test_images, test_labels = (torch.from_numpy(arrays[part]) for part in PARTS)
@@ -125,7 +138,7 @@ def make_data_set(
     return DataSet(
         name=name,
         provenance=provenance,
-        sha256=sha256,
+        sha256=sha256 or digest(arrays),
         train_images=images,
         train_labels=labels.long(),
         test_images=test_images,
@@ -136,14 +149,14 @@ def make_data_set(
     )
 
 
-def written(statistic: Statistic) -> str:
-    """A mean or standard deviation as text, one number per channel."""
+def format_statistic(statistic: Statistic) -> str:
+    """Format a mean or standard deviation, one number per channel."""
     numbers = statistic if isinstance(statistic, tuple) else (statistic,)
     return ", ".join(f"{number:.6f}" for number in numbers)
 
 
 def channel_statistics(*images: np.ndarray) -> tuple[Statistic, Statistic]:
-    """Mean and population standard deviation per channel of uint8 images `[N, C, H, W]` / 256.
+    """Mean and population standard deviation per channel of uint8 images ``[N, C, H, W]`` / 256.
 
     Over all arrays together. Two numbers for one channel, else two tuples of C numbers each.
     """

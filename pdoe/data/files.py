@@ -1,12 +1,11 @@
-"""Where data lie, how they are downloaded, and the caches of what was made of them."""
+"""The data root, files that are read with a limit, and the caches of prepared sets."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
+import stat
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,31 +15,63 @@ from ..files import write_whole
 from .dataset import PARTS, DataError, digest
 
 OWN_FOLDER = Path("data")  # the project's own data root, relative to the current directory
-TIMEOUT = 10  # seconds to wait for a connection, or for the next bytes of one
-GRACE = 15  # seconds before the speed of a download is judged
-SLOW = 300_000  # bytes per second: at less, another mirror is worth a try
+CACHE_LIMIT = 400_000_000  # bytes of a cache file: eight times MNIST-rot
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 Found = TypeVar("Found")
 
 
 class Absent(Exception):
-    """A source has nothing to offer; the message says where it looked. Another source may have."""
+    """A source has no data here; the message says where it looked. Another source may have some."""
 
 
-class TooSlow(Absent):
-    """A source would take too long."""
+# ---- The data root -------------------------------------------------------------------------------
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
-    """The data root: the argument, else `$PDOE_DATA`, else `data/` in the current directory."""
+    """Return the data root: the argument, else ``$PDOE_DATA``, else ``data/`` in this folder."""
     return Path(root or os.environ.get("PDOE_DATA") or OWN_FOLDER).expanduser()
 
 
-def writable_root(root: Path) -> Path:
-    """The folder that takes downloads and caches: `root`, or `data/` where `root` is read-only.
+def find_root(root: str | os.PathLike | None = None) -> Path:
+    """Return the data root, which must be a folder if anybody named it.
 
-    A folder without any write permission bit counts as read-only even for a superuser, who could
-    write there all the same: whoever took the bits away meant it.
+    The default ``data/`` need not exist: it is made for the first download.
+
+    Raises:
+        DataError: a named root does not exist, or is a file.
+    """
+    place = data_root(root)
+    key = "data.root" if root else "PDOE_DATA"
+    if place == OWN_FOLDER or place.is_dir():
+        return place
+    what = "is no folder" if place.exists() else "does not exist"
+    raise DataError(
+        f"{key} names {place}, which {what}: make the folder, correct {key}, or leave it out to "
+        f"use {OWN_FOLDER}/" + (" or PDOE_DATA." if root else ".")
+    )
+
+
+def describe_root(root: str | os.PathLike | None = None) -> str:
+    """Say in a sentence which data root was used and what chose it."""
+    if root:
+        return f"(The data root is {data_root(root)}, from data.root; without it, PDOE_DATA's.)"
+    if os.environ.get("PDOE_DATA"):
+        return f"(The data root is {data_root()}, from PDOE_DATA.)"
+    return f"(The data root is {data_root()}/; PDOE_DATA names another folder.)"
+
+
+def writable_root(root: Path) -> Path:
+    """Return the folder for downloads and caches: ``root``, or ``data/`` where that is read-only.
+
+    A folder without any write permission bit counts as read-only for a superuser, too: whoever
+    removed the bits meant it.
     """
     folder = root / "cache"
     while not folder.exists() and folder != folder.parent:
@@ -50,98 +81,69 @@ def writable_root(root: Path) -> Path:
 
 
 def search_roots(root: Path) -> list[Path]:
-    """The folders where data of `root` may lie: itself, and its stand-in if it is read-only."""
+    """Return the folders to search: the root, and ``data/`` if the root is read-only."""
     return list(dict.fromkeys([root, writable_root(root)]))
 
 
-def check_root(name: str, root: Path) -> None:
-    """Say so where a data root that somebody has named does not exist."""
-    if root != OWN_FOLDER and not root.exists():
-        print(f"{name}: the data root {root} does not exist: is it misspelt?", flush=True)
-
-
-def first_found(read: Callable[[Path], Found], root: Path) -> Found:
-    """What `read` finds in the first folder that has anything: the root, or its stand-in."""
+def read_first(read: Callable[[Path], Found], root: Path) -> Found:
+    """Return what ``read`` finds in the first folder of :func:`search_roots` that has anything."""
     reasons = []
     for folder in search_roots(root):
         try:
             return read(folder)
         except Absent as absent:
             reasons.append(str(absent))
-        except OSError as error:
-            raise DataError(f"cannot read what is in {folder}: {error}") from None
+        except (OSError, MemoryError) as error:
+            raise DataError(f"cannot read the files in {folder}: {error}.") from None
     raise Absent(", ".join(reasons))
 
 
-def fetched(fetch: Callable[[Path], None], root: Path) -> Path:
-    """The folder under which `fetch` has put its files."""
-    folder = writable_root(root)
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def is_there(path: Path) -> bool:
+    """Whether the name is taken, also by a FIFO, a folder or a broken link."""
+    return path.exists() or path.is_symlink()
+
+
+def check_file(path: Path, limit: int, remedy: str) -> None:
+    """Refuse to open what is no regular file of 1 to ``limit`` bytes.
+
+    Raises:
+        DataError: names the file, what was found, what was expected, and the ``remedy``.
+    """
     try:
-        fetch(folder)
+        info = path.stat()
     except OSError as error:
-        raise Absent(f"cannot be written under {folder}: {error}") from None
-    return folder
+        raise DataError(f"{path} cannot be read: {error}. {remedy}") from None
+    if not stat.S_ISREG(info.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "no file")
+        raise DataError(f"{path} is {kind}, expected a file. {remedy}")
+    if not 0 < info.st_size <= limit:
+        found = f"has {info.st_size:,} bytes, expected at most {limit:,}" if info.st_size else "is"
+        raise DataError(f"{path} {found}{'' if info.st_size else ' empty'}. {remedy}")
 
 
-def download(url: str, slowest: float = 0) -> bytes:
-    """The bytes behind `url`. Raises `Absent` with the reason where they cannot be had.
+def read_file(path: Path, limit: int, remedy: str) -> bytes:
+    """Return the bytes of a regular file of 1 to ``limit`` bytes.
 
-    Raises `TooSlow` where they come, after `GRACE` seconds, at fewer than `slowest` per second.
+    Raises:
+        DataError: as :func:`check_file`, or the file cannot be read.
     """
-    import http.client  # kept out of `import pdoe.data`
-    import urllib.request
-
-    parts, count, start = [], 0, time.monotonic()
+    check_file(path, limit, remedy)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            while part := response.read1(1 << 20):
-                parts.append(part)
-                count += len(part)
-                seconds = time.monotonic() - start
-                if seconds > GRACE and count < slowest * seconds:
-                    raise TooSlow(f"{url}: only {count / seconds / 1000:.0f} kB per second")
-            expected = int(response.headers.get("Content-Length") or count)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Absent(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}") from None
-    if count != expected:
-        raise Absent(f"{url}: broke off after {count} of {expected} bytes")
-    return b"".join(parts)
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}. {remedy}") from None
 
 
-def first_good(
-    name: str, urls: Sequence[str], md5: str, unpack: Callable[[bytes], bytes] = bytes
-) -> bytes:
-    """The bytes that have the MD5 sum `md5`, once unpacked, from the first of `urls` with them.
-
-    `unpack` may raise `OSError`. A slow one is left for another, and waited for where no other has
-    the file. A line is printed per attempt, which starts with `name`. Raises `Absent` with all
-    reasons.
-    """
-    reasons = []
-    queue = [(url, SLOW if len(urls) > 1 else 0) for url in urls]
-    for url, slowest in queue:
-        print(f"{name}: downloading {url}", flush=True)
-        try:
-            raw = download(url, slowest)
-            contents = unpack(raw)
-            if (found := hashlib.md5(contents).hexdigest()) == md5:
-                return raw
-            reasons.append(f"{url} gave {len(contents)} bytes of MD5 {found}, expected {md5}")
-        except OSError as error:
-            reasons.append(f"{url} gave what cannot be unpacked: {error}")
-        except TooSlow as absent:
-            reasons.append(str(absent))
-            queue.append((url, 0))
-        except Absent as absent:
-            reasons.append(str(absent))
-        print(f"{name}: {reasons[-1]}", flush=True)
-    raise Absent("; ".join(reasons))
+# ---- Caches --------------------------------------------------------------------------------------
 
 
 def cache_path(root: Path, name: str, provenance: str) -> Path:
-    """Where the prepared set of this name and provenance lies, or would be written."""
+    """Return where the prepared set of this name and provenance lies, or would be written."""
     paths = [folder / "cache" / f"{name}-{provenance}.npz" for folder in search_roots(root)]
-    return next((path for path in paths if path.exists()), paths[-1])
+    return next((path for path in paths if is_there(path)), paths[-1])
 
 
 def write_cache(path: Path, arrays: dict[str, np.ndarray], sha256: str) -> None:
@@ -150,20 +152,25 @@ def write_cache(path: Path, arrays: dict[str, np.ndarray], sha256: str) -> None:
 
 
 def read_cache(path: Path, pinned: str | None = None) -> tuple[dict[str, np.ndarray], str]:
-    """The four uint8 arrays of a cache file and their digest, checked.
+    """Read the four uint8 arrays of a cache file and their digest.
 
-    The contents must have the digest `pinned`, or the one stored in the file where none is pinned.
-    Raises `DataError` for any damage, `Absent` if there is no such file.
+    The contents must have the digest ``pinned``, or the one stored in the file if none is pinned.
+
+    Raises:
+        Absent: there is no such file.
+        DataError: the file is damaged.
     """
-    if not path.exists():
+    if not is_there(path):
         raise Absent(f"no cache {path}")
     remedy = "Delete this file; it is made again at the next call."
+    check_file(path, CACHE_LIMIT, remedy)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {part: file[part] for part in PARTS}
             expected = pinned or str(file["sha256"])
     except (
-        OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile
+        OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError,
+        zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise DataError(f"{path} is damaged: not a readable cache ({error}). {remedy}") from None
     found = digest(arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import shutil
 import tempfile
 import zlib
@@ -13,7 +14,8 @@ import numpy as np
 
 from ..files import write_whole
 from .dataset import DataError
-from .files import Absent, first_good
+from .downloads import download_first
+from .files import Absent, is_there, read_file
 
 # MD5 of the unpacked bytes: gzip wrappings differ between mirrors, the contents do not.
 MNIST_FILES = {
@@ -22,22 +24,29 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-FOLDERS = ("mnist", "MNIST/raw", ".")  # of this project, of torchvision, of nobody
+FOLDERS = ("mnist", "MNIST/raw", ".")  # this project's, torchvision's, and the root itself
+LIMIT = 48_000_000  # bytes of a file, packed or not: 60,000 images and a header
+PACKED_LIMIT = 12_000_000  # bytes of a download
 _REMEDY = "Replace the file by a fresh copy, or delete it."
 
 
 def read_mnist(root: Path, files: dict[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """All digits under `root`, train then t10k: uint8 images `[70000, 28, 28]`, labels `[70000]`.
+    """Read all digits, train then t10k: images uint8 ``[70000, 28, 28]``, labels ``[70000]``.
 
-    `files` maps the four names (train images, train labels, t10k images, t10k labels) to the MD5 of
-    their unpacked bytes. Raises `Absent` if no file is there, `DataError` if one is damaged or some
-    are missing.
+    Args:
+        root: the four files lie in one of ``FOLDERS`` below it.
+        files: the four names (train images, train labels, t10k images, t10k labels) and the MD5 of
+            their unpacked bytes.
+
+    Raises:
+        Absent: there is none of the files.
+        DataError: one file is damaged, or some are missing.
     """
     files = MNIST_FILES if files is None else files
     found: dict[str, Path] = {}
     for folder in FOLDERS:
         places = {name: (root / folder / name, root / folder / f"{name}.gz") for name in files}
-        found = {n: path for n, pair in places.items() for path in pair[::-1] if path.is_file()}
+        found = {n: path for n, pair in places.items() for path in pair[::-1] if is_there(path)}
         if found:
             break
     else:
@@ -47,7 +56,7 @@ def read_mnist(root: Path, files: dict[str, str] | None = None) -> tuple[np.ndar
             f"MNIST in {root / folder} is incomplete: {', '.join(missing)} (or .gz) not found. "
             "Put them there, or take the others away."
         )
-    parts = [parse_idx(unpack(path, files[name]), path) for name, path in found.items()]
+    parts = [parse_idx(read_unpacked(path, files[name]), path) for name, path in found.items()]
     label_paths = list(found.values())[1::2]
     for images, labels, path in zip(parts[::2], parts[1::2], label_paths, strict=True):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -57,10 +66,10 @@ def read_mnist(root: Path, files: dict[str, str] | None = None) -> tuple[np.ndar
     return np.concatenate(parts[::2]), np.concatenate(parts[1::2])
 
 
-def unpack(path: Path, md5: str) -> bytes:
-    """The unpacked bytes of a file, gzipped or not, which must have the MD5 sum `md5`."""
+def read_unpacked(path: Path, md5: str) -> bytes:
+    """Read a file, gzipped or not, whose unpacked bytes must have the MD5 sum ``md5``."""
     try:
-        raw = _gunzip(path.read_bytes())
+        raw = _gunzip(read_file(path, LIMIT, _REMEDY))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}. {_REMEDY}") from None
     if (found := hashlib.md5(raw).hexdigest()) != md5:
@@ -71,7 +80,7 @@ def unpack(path: Path, md5: str) -> bytes:
 
 
 def parse_idx(raw: bytes, path: Path) -> np.ndarray:
-    """The uint8 array that the bytes of an IDX file hold; `path` is named in a `DataError`.
+    """Parse the uint8 array in the bytes of an IDX file; ``path`` is named in a ``DataError``.
 
     Format: two zero bytes, the type (8: uint8), the number of axes, each length as a big-endian
     32-bit integer, the values in row-major order.
@@ -89,16 +98,18 @@ def parse_idx(raw: bytes, path: Path) -> np.ndarray:
 
 
 def download_mnist(root: Path) -> None:
-    """Fetch MNIST from torchvision's mirrors into `root/mnist`, all four files or none.
+    """Download MNIST from torchvision's mirrors into ``root/mnist``, all four files or none.
 
-    Raises `Absent` with the reasons where no mirror gives a file with the right contents.
+    Raises ``Absent`` with the reasons where no mirror gives a file with the right contents.
     """
     try:
         from torchvision.datasets import MNIST
     except ImportError as error:
         raise Absent(f"the mirrors are torchvision's, which does not import ({error})") from None
     packed = {
-        name: first_good("mnist_rot", [f"{url}{name}.gz" for url in MNIST.mirrors], md5, _gunzip)
+        name: download_first(
+            "mnist_rot", [f"{url}{name}.gz" for url in MNIST.mirrors], md5, PACKED_LIMIT, _gunzip
+        )
         for name, md5 in MNIST_FILES.items()
     }
     root.mkdir(parents=True, exist_ok=True)
@@ -113,8 +124,14 @@ def download_mnist(root: Path) -> None:
 
 
 def _gunzip(raw: bytes) -> bytes:
-    """The bytes, unpacked if gzip packed them. Raises `OSError` where they are damaged."""
+    """Unpack at most ``LIMIT`` gzipped bytes; others pass. ``OSError`` if they are damaged."""
+    if raw[:2] != b"\x1f\x8b":
+        return raw
     try:
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with gzip.open(io.BytesIO(raw)) as file:
+            contents = file.read(LIMIT + 1)
     except (EOFError, zlib.error) as error:
         raise OSError(str(error)) from None
+    if len(contents) > LIMIT:
+        raise OSError(f"it unpacks to more than {LIMIT:,} bytes")
+    return contents

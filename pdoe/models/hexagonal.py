@@ -1,6 +1,6 @@
-"""Images on the hexagonal lattice: axial arrays, how they are sampled, masked and moved.
+"""Images on the hexagonal lattice: axial arrays, their sampling, masks and movements.
 
-Where the entries of an axial array lie: :mod:`pdoe.banks.hexagon`.
+For the positions of the entries of an axial array see :mod:`pdoe.banks.hexagon`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..banks.hexagon import LATTICE, lattice_matrices
 from ..constants import Constants
+from ..fast import full_precision
 from ..groups import PointGroup
-from ..layers import full_precision
 
 REGIONS = ("square", "symmetric")
 
@@ -26,7 +26,7 @@ class AxialArray:
 
     Attributes:
         inside: bool [H, W].
-        centre: (row, column) of the lattice point that turns and reflections leave where it is.
+        centre: (row, column) of the lattice point that rotations and reflections fix.
     """
 
     inside: np.ndarray
@@ -34,12 +34,12 @@ class AxialArray:
 
     @classmethod
     def over(cls, size: int, region: str = "square", halvings: int = 2) -> AxialArray:
-        """The lattice over an image of size x size pixels, a pixel from point to point.
+        """The lattice over an image of size x size pixels, with a spacing of one pixel.
 
         A lattice point lies at the centre of the image. Its row and column are multiples of
-        2^halvings, so that it survives as many strides of 2; else the array is as small as it can
-        be. Region "square" has all lattice points within the centres of the outermost pixels,
-        "symmetric" those of them that stay within under all turns by 60 degrees and reflections.
+        2^halvings, so that ``halvings`` strides of 2 keep it. The array is as small as this allows.
+        Region "square" has all lattice points within the centres of the outermost pixels,
+        "symmetric" those that stay within under all rotations by 60 degrees and reflections.
 
         >>> array = AxialArray.over(32)
         >>> array.inside.shape, array.centre, array.inside.sum()
@@ -50,8 +50,8 @@ class AxialArray:
         step = 2**halvings
         entries = np.indices((4 * size + 1, 4 * size + 1)) - 2 * size  # more than enough
         everywhere = PointGroup(6, reflections=True).matrices.numpy()
-        turns = everywhere[:1] if region == "square" else everywhere
-        points = np.einsum("gab,bij->gaij", turns @ LATTICE, entries)
+        elements = everywhere[:1] if region == "square" else everywhere
+        points = np.einsum("gab,bij->gaij", elements @ LATTICE, entries)
         inside = (np.abs(points) <= (size - 1) / 2 + 1e-9).all((0, 1))
         spans = [entries[axis][inside] for axis in (0, 1)]
         first = [math.floor(span.min() / step) * step for span in spans]
@@ -62,7 +62,7 @@ class AxialArray:
         return cls(inside[rows, columns], (-first[0], -first[1]))
 
     def halved(self) -> AxialArray:
-        """What a stride of 2 leaves: the lattice of twice the spacing about the same centre."""
+        """The array after a stride of 2: twice the spacing about the same centre."""
         row, column = self.centre
         if row % 2 or column % 2:
             raise ValueError(f"a stride of 2 drops the centre, entry {self.centre}")
@@ -75,8 +75,7 @@ class AxialArray:
     def act(self, group: PointGroup, g: int, x: Tensor) -> Tensor:
         r"""Move a map on this array by g, :math:`[g f](p, h) = f(g^{-1}p, g^{-1}h)`; exact.
 
-        x is [..., H, W], or [B, C, G, H, W]. What lies outside of the region is no part of the map:
-        it is not moved, and 0 comes from there.
+        x is [..., H, W], or [B, C, G, H, W]. Entries outside of the region count as 0.
         """
         if x.ndim == 5 and x.shape[2] > 1:
             x = x[:, :, group.quotient[g].to(x.device)]
@@ -121,7 +120,7 @@ class HexagonalSampling(Constants):
     """An image on the hexagonal lattice, [B, C, N, N] -> axial array [B, C, H, W].
 
     Splines of fifth degree between the pixels, 0 outside the region. The centre of the lattice is
-    that of the image: turns by 180 degrees and the reflections along the axes commute exactly.
+    that of the image: rotations by 180 degrees and the reflections along the axes commute exactly.
     Interpolation is separable, and all entries of a row have the same height in the image: one
     matrix for the rows, then one for each of them.
 
@@ -171,7 +170,7 @@ class Region(Constants):
 
 
 class RegionMean(nn.Module):
-    """The mean over the region of maps that are 0 outside, [B, C, H, W] -> [B, C, 1, 1]."""
+    """The mean over the region of maps that are 0 outside of it, [B, C, H, W] -> [B, C, 1, 1]."""
 
     def __init__(self, array: AxialArray):
         super().__init__()

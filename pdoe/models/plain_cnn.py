@@ -8,49 +8,53 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..fast.cpu import ChannelsLast, Dropout, MaxPool
-from ..fast.norm import BatchNorm
+from ..equivariance.action import check_group
+from ..fast import ChannelsLast
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
-from .sizes import check_size
+from .chain import Chain, Layer, build_chain, check_layer_numbers
+from .settings import DIGITS, NORM, Filters, Images, Norm
 
 
 class PlainCNN(nn.Module):
     r"""A lifting convolution, group convolutions and a head, [B, C, H, W] -> logits [B, classes].
 
-    Each layer is convolution, batch norm, ReLU; some are followed by 2x2 max pooling, some by
-    dropout. With its default layout and 28x28 images the maps are 26, 24, pool 12, 10, 8, 6, 4
-    wide, whatever the kernels' support (Cohen & Welling 2016; Shen et al. 2020 and its code):
+    Each layer is convolution, batch norm, ReLU. Some layers are followed by 2x2 max pooling, some
+    by dropout. With six layers and 28x28 images the maps are 26, 24, pooled 12, 10, 8, 6, 4 wide,
+    whatever the size of the kernels (Cohen & Welling 2016; Shen et al. 2020 and its code):
 
     - Z2CNN: p1, 20 channels, ``pixels``; P4CNN: p4, 10 channels, ``pixels``, head ``group``;
     - PDO-eConv: p8, 7 channels, ``operators``, offset pi/8, head ``dense``.
 
     The trunk commutes exactly with the elements that map the pixel grid to itself as long as the
-    maps that are pooled have even sizes; heads ``group`` and ``pooled`` make the logits invariant
-    under them, head ``dense`` does not.
+    maps that are pooled have even sizes. Heads ``group`` and ``pooled`` make the logits invariant
+    under these elements, head ``dense`` does not.
 
     Args:
         group: the point group.
         widths: channels of each layer, per orientation.
-        bank, offset, bias: of every convolution, see :class:`pdoe.LiftingConv`.
-        padding: "shrink": every layer narrows the map by 2; "same": it keeps its size.
+        bank, offset, bias, bank_width: of every convolution, see :class:`pdoe.LiftingConv`.
+        padding: "shrink": every layer narrows the map by 2 pixels; "same": the map keeps its size.
         pool_after: numbers of the layers (from 1) that are followed by pooling.
         head: "dense": one convolution over all orientations that spans the map (the authors');
             "group": a GroupConv of bank ``pixels`` that spans the map, and the maximum over G
-            (Cohen & Welling); "pooled": the maximum over G, the mean over space, a hidden layer of
-            ``hidden`` units with batch norm and ReLU, and a linear layer.
-        hidden: width of the hidden layer of head "pooled".
-        dropout, dropout_after: probability, elementwise, and the layers (from 1) that it follows.
-        norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
-        init_variance: of the initial weights of the equivariant layers, times their fan-in: 2 as
-            the layers have it, 1 as in Cohen & Welling's code. Batch norm hides the scale from the
-            output, but the smaller the weights, the further a step of Adam turns them.
-        bank_width: of the Gaussian of bank ``gaussian``.
-        in_channels, classes, image_size: of the data.
+            (Cohen & Welling); "pooled": the maximum over G, the mean over space, a hidden layer
+            with batch norm and ReLU, and a linear layer.
+        hidden: units of the hidden layer of head "pooled".
+        dropout: probability, elementwise.
+        dropout_after: numbers of the layers (from 1) that are followed by dropout.
+        init_variance: variance of the initial weights of the equivariant layers, times their
+            fan-in: 2 as in the layers, 1 as in Cohen & Welling's code. Batch norm hides the scale
+            from the output, but Adam changes the direction of smaller weights faster.
+        batch_norm: constants of batch norm.
+        images: the data; all heads but "pooled" take images of this size alone.
+
+    Raises:
+        ValueError, TypeError: for arguments that make no network, with the ones that would.
 
     >>> net = PlainCNN(PointGroup(8), [7] * 6, offset=torch.pi / 8)
-    >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
-    (torch.Size([2, 10]), 26747)
+    >>> net(torch.randn(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -66,97 +70,91 @@ class PlainCNN(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         dropout_after: Sequence[int] = (1, 3, 4, 5, 6),
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
         init_variance: float = 2.0,
         bank_width: float | None = None,
-        in_channels: int = 1,
-        classes: int = 10,
-        image_size: int = 28,
+        batch_norm: Norm = NORM,
+        images: Images = DIGITS,
     ):
         super().__init__()
+        check_group(group)
         if padding not in ("shrink", "same"):
             raise ValueError(f"padding is 'shrink' or 'same', not {padding!r}")
-        if head not in ("dense", "group", "pooled"):
-            raise ValueError(f"head is 'dense', 'group' or 'pooled', not {head!r}")
-        if (hidden is not None) != (head == "pooled"):
-            raise ValueError(f"a width of the hidden layer goes with head 'pooled', not {head!r}")
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"hidden is a positive number of units, not {hidden}")
         if not init_variance > 0:
             raise ValueError(f"init_variance is positive, not {init_variance}")
-        if not widths:
-            raise ValueError("widths names the channels of each layer; it is empty")
-        beyond = [number for number in pool_after if not 1 <= number <= len(widths)]
-        if beyond:
-            raise ValueError(f"pool_after names layers {beyond} of {len(widths)}")
+        check_layer_numbers("pool_after", pool_after, len(widths))
+        _check_head(head, hidden, group)
+        layers = [
+            Layer(
+                width,
+                border=padding,
+                pool=number in pool_after,
+                dropout=dropout if number in dropout_after else 0.0,
+            )
+            for number, width in enumerate(widths, start=1)
+        ]
+        filters = Filters(bank, offset, bank_width)
+        chain = build_chain(group, images, layers, filters, batch_norm, bias)
         self.group = group
-        self.image_size = None if head == "pooled" else image_size  # other heads span the map
-        layers: list[nn.Module] = []
-        size, channels = image_size, in_channels
-        for number, width in enumerate(widths, start=1):
-            conv = (LiftingConv if number == 1 else GroupConv)(
-                group, channels, width, bank, offset=offset, bias=bias, width=bank_width
-            )
-            if padding == "shrink":
-                if conv.padding == 0:
-                    raise ValueError(
-                        f"a layer of bank {bank!r} has a kernel of {conv.kernel_size} pixel and "
-                        "cannot shrink a map; give padding 'same'"
-                    )
-                conv.padding -= 1
-                size -= 2
-            layers += [conv, BatchNorm(width, norm_eps, norm_momentum), nn.ReLU(inplace=True)]
-            if number in pool_after:
-                layers.append(MaxPool())
-                size //= 2
-            if dropout and number in dropout_after:
-                layers.append(Dropout(dropout))
-            channels = width
-            if size < 1:
-                raise ValueError(
-                    f"an image of {image_size}x{image_size} is used up after layer {number} "
-                    f"of {len(widths)}"
-                )
+        self.images = None if head == "pooled" else images  # the other heads span the map
         self.layout = ChannelsLast()
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = nn.Sequential(*chain.modules)
         if head == "dense":
-            self.head = nn.Sequential(
-                nn.Flatten(1, 2),
-                _conv_to_point(channels * len(group), classes, size, bias),
-                nn.Flatten(),
-            )
+            self.head = _build_dense_head(group, chain, images.classes, bias)
         elif head == "group":
-            self.head = nn.Sequential(
-                GroupConv(group, channels, classes, "pixels", size=size, padding=0, bias=bias),
-                GroupPool("max"),
-                nn.Flatten(),
-            )
+            self.head = _build_group_head(group, chain, images.classes, bias)
         else:
-            self.head = nn.Sequential(
-                GroupPool("max"),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(),
-                nn.Linear(channels, hidden),
-                nn.BatchNorm1d(hidden, norm_eps, norm_momentum),
-                nn.ReLU(inplace=True),
-                nn.Linear(hidden, classes),
-            )
-
+            self.head = _build_pooled_head(chain, images.classes, hidden, batch_norm)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, LiftingConv | GroupConv):
                     module.weight *= math.sqrt(init_variance / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.image_size is not None:
-            check_size(x, self.image_size)
+        if self.images is not None:
+            self.images.check(x)
         return self.head(self.trunk(self.layout(x)))
 
 
-def _conv_to_point(in_channels: int, classes: int, size: int, bias: bool) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, classes, size, bias=bias)
-    nn.init.xavier_uniform_(conv.weight)  # as the authors' code
+def _check_head(head: str, hidden: int | None, group: PointGroup) -> None:
+    if head not in ("dense", "group", "pooled"):
+        raise ValueError(f"head is 'dense', 'group' or 'pooled', not {head!r}")
+    if (hidden is not None) != (head == "pooled"):
+        raise ValueError(
+            f"hidden, the units of the hidden layer, goes with head 'pooled' alone: found head "
+            f"{head!r} and hidden {hidden}"
+        )
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"hidden is a positive number of units, not {hidden}")
+    if head == "group" and 4 % group.n:
+        raise ValueError(
+            f"head 'group' has filters of bank 'pixels', and {group.name} has rotations that do "
+            "not map pixels to pixels: take head 'pooled' with hidden, such as 64, for invariant "
+            "logits, or head 'dense'"
+        )
+
+
+def _build_dense_head(group: PointGroup, chain: Chain, classes: int, bias: bool) -> nn.Sequential:
+    conv = nn.Conv2d(chain.channels * len(group), classes, chain.side, bias=bias)
+    nn.init.xavier_uniform_(conv.weight)  # as in the authors' code
     if bias:
         nn.init.zeros_(conv.bias)
-    return conv
+    return nn.Sequential(nn.Flatten(1, 2), conv, nn.Flatten())
+
+
+def _build_group_head(group: PointGroup, chain: Chain, classes: int, bias: bool) -> nn.Sequential:
+    conv = GroupConv(
+        group, chain.channels, classes, "pixels", size=chain.side, padding=0, bias=bias
+    )
+    return nn.Sequential(conv, GroupPool("max"), nn.Flatten())
+
+
+def _build_pooled_head(chain: Chain, classes: int, hidden: int, batch_norm: Norm) -> nn.Sequential:
+    return nn.Sequential(
+        GroupPool("max"),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(chain.channels, hidden),
+        nn.BatchNorm1d(hidden, *batch_norm),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, classes),
+    )

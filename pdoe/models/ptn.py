@@ -1,4 +1,4 @@
-"""Polar transformer networks: a turn of the image becomes a shift, and a plain network follows."""
+"""Polar transformer networks: a rotation of the image becomes a shift for a plain network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout
-from ..fast.norm import BatchNorm
+from ..fast import BatchNorm, Dropout
 from ..groups import PointGroup
 from ..layers import GroupConv, LiftingConv
-from .sizes import check_size
+from .settings import DIGITS, NORM, Images, Norm
 
 PLANE = PointGroup(1)  # on it the bank `pixels` is the ordinary convolution
 
@@ -23,41 +22,44 @@ PLANE = PointGroup(1)  # on it the bank `pixels` is the ordinary convolution
 class PTN(nn.Module):
     r"""A log-polar image about a predicted origin and its classifier, [B, C, H, H] -> [B, classes].
 
-    Three convolutions and a 1x1 one give a heat map, its centroid is the origin o of polar
-    coordinates (:class:`Centroid`), the image is sampled on a grid of angles and radii about it
-    (:class:`LogPolar`), and a plain network whose angle axis is closed to a ring tells the classes
-    (Esteves, Allen-Blanchette, Zhou and Daniilidis, ICLR 2018, arXiv 1709.01889; their code).
-    The defaults are PTN-B. With ``cartesian`` a second classifier, of the same layout and with an
-    ordinary border, sees the image itself, and the logits are summed: PTN-CNN-B.
+    Three convolutions and a 1x1 convolution predict a heat map. Its centroid is the origin o of the
+    polar coordinates (:class:`Centroid`). The image is sampled on a grid of angles and radii about
+    the origin (:class:`LogPolar`), and a plain network whose angle axis is closed to a ring gives
+    the logits (Esteves, Allen-Blanchette, Zhou and Daniilidis, ICLR 2018, arXiv 1709.01889; their
+    code). The defaults are PTN-B. With ``cartesian`` a second classifier, of the same layout and
+    with an ordinary border, gets the image itself, and the logits are summed: PTN-CNN-B.
 
-    What is exact: with n angles, a turn of the image by a multiple of 2 pi / n *about its origin*
-    shifts the rows of the log-polar image, within the largest disc in the image and up to the
-    interpolation of what is turned; a quarter turn has no such limits, so that with n divisible by
-    4 it shifts all rows by n / 4 exactly.
-    Convolutions on the ring commute with shifts by multiples of their strides, so the logits are
-    invariant under shifts by multiples of the product of ``strides``. What is not: the origin has
-    to turn with the image, and neither does an ordinary predictor commute with turns, nor is a
-    stride of 2 centred on images of even size. And the 28 rows of PTN-B are 7 in the end: a quarter
-    turn shifts by 7, which is no multiple of 4. So no turn of the pixel grid is promised anything,
-    and nothing is said of the plain branch. 32 rows, an odd image size and a predictor of
-    symmetric filters would make quarter turns exact.
+    Exact: with n angles, rotating the image by a multiple of 2 pi / n *about its origin* shifts the
+    rows of the log-polar image, within the largest disc in the image and up to interpolation. A
+    rotation by 90 degrees has no such limits: with n divisible by 4 it shifts all rows by n / 4
+    exactly. Convolutions on the ring commute with shifts by multiples of their strides, so the
+    logits are invariant under shifts by multiples of the product of ``strides``.
+
+    Not exact: the origin has to rotate with the image, but an ordinary predictor does not commute
+    with rotations, and a stride of 2 is not centred on images of even size. The 28 rows of PTN-B
+    become 7, and a rotation by 90 degrees shifts by 7, which is no multiple of 4. So no rotation of
+    the pixel grid is exact; nor is the classifier of the image itself. 32 rows, an odd image size
+    and a predictor of symmetric filters would make rotations by 90 degrees exact.
 
     Args:
-        group: the point group that the closing diagnostics measure; the network has none.
+        group: the point group that diagnostics measure; the network does not depend on it.
         predictor_widths, predictor_strides: of the 3x3 convolutions before the heat map.
-        widths, strides: of the 3x3 convolutions of a classifier, before a last one to the classes
-            and the mean over the map. ``[20] * 6`` makes the 27,931 parameters of PTN-S.
+        widths, strides: of the 3x3 convolutions of a classifier, before a last convolution to the
+            classes and the mean over the map. ``[20] * 6`` makes PTN-S.
         angles, radii: size of the log-polar image.
-        origin_noise: in training the origin moves by up to so many pixels in x and in y, uniformly,
-            drawn from torch's global random state.
+        origin_noise: in training the origin moves by up to this many pixels in x and in y,
+            uniformly, drawn from torch's global random state.
         cartesian: add the classifier of the image itself.
         dropout: probability, elementwise, after every layer of a classifier.
-        norm_eps, norm_momentum: of batch norm, in PyTorch's sense.
-        in_channels, classes, image_size: of the data.
+        batch_norm: constants of batch norm.
+        images: the data.
+
+    Raises:
+        ValueError: for arguments that make no network, with the ones that would.
 
     >>> net = PTN(PointGroup(1))
-    >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
-    (torch.Size([2, 10]), 131959)
+    >>> net(torch.randn(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -72,75 +74,94 @@ class PTN(nn.Module):
         origin_noise: float = 2.0,
         cartesian: bool = False,
         dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
-        in_channels: int = 1,
-        classes: int = 10,
-        image_size: int = 28,
+        batch_norm: Norm = NORM,
+        images: Images = DIGITS,
     ):
         super().__init__()
-        for name, channels, steps in (
-            ("predictor_widths", predictor_widths, predictor_strides),
-            ("widths", widths, strides),
-        ):
-            if not channels or len(channels) != len(steps):
-                raise ValueError(
-                    f"{name} names the channels of each layer, and there is a stride for each: "
-                    f"found {len(channels)} and {len(steps)}"
-                )
-        for name, least, numbers in (
-            ("angles and radii", 2, (angles, radii)),
-            ("image_size", 3, (image_size,)),
-            ("strides and predictor_strides", 1, (*strides, *predictor_strides)),
-        ):
-            if not all(isinstance(number, int) and number >= least for number in numbers):
-                found = ", ".join(map(str, numbers))
-                raise ValueError(f"{name}: {found} found, expected integers of at least {least}")
+        _check_layers("predictor_widths", predictor_widths, predictor_strides)
+        _check_layers("widths", widths, strides)
+        _check_integers("angles and radii", 2, (angles, radii))
+        _check_integers("image size", 3, (images.size,))
         if not (math.isfinite(origin_noise) and origin_noise >= 0):
             raise ValueError(f"origin_noise is a number of pixels, at least 0, not {origin_noise}")
-        self.group = group
-        self.image_size = image_size
+        self.group, self.images = group, images
         self.origin_noise = origin_noise
-
-        def layers(channels: Sequence[int], steps: Sequence[int], ring: bool = False):
-            had = in_channels
-            for number, (width, stride) in enumerate(zip(channels, steps, strict=True)):
-                conv = GroupConv if number else LiftingConv
-                yield from [Ring()] if ring else []
-                padding = 0 if ring else 1
-                yield conv(PLANE, had, width, "pixels", stride=stride, padding=padding, bias=True)
-                yield from (BatchNorm(width, norm_eps, norm_momentum), nn.ReLU(inplace=True))
-                yield from [Dropout(dropout)] if dropout and channels is widths else []
-                had = width
-
-        def classifier(ring: bool) -> nn.Sequential:
-            last = GroupConv(PLANE, widths[-1], classes, "pixels", padding=1 - ring, bias=True)
-            border = [Ring()] if ring else []
-            mean = nn.AdaptiveAvgPool3d(1)
-            return nn.Sequential(*layers(widths, strides, ring), *border, last, mean, nn.Flatten())
-
         heat = GroupConv(PLANE, predictor_widths[-1], 1, "point", bias=True)
         nn.init.zeros_(heat.weight)  # a constant heat map: the first origin is the image's centre
         nn.init.ones_(heat.bias)
-        self.predictor = nn.Sequential(*layers(predictor_widths, predictor_strides), heat)
-        self.origin = Centroid(image_size, predictor_strides)
-        self.polar = LogPolar(angles, radii, image_size)
-        self.classifier = classifier(ring=True)
-        self.cartesian = classifier(ring=False) if cartesian else None
+        predictor = _build_layers(images, predictor_widths, predictor_strides, batch_norm)
+        self.predictor = nn.Sequential(*predictor, heat)
+        self.origin = Centroid(images.size, predictor_strides)
+        self.polar = LogPolar(angles, radii, images.size)
+
+        settings = images, widths, strides, batch_norm, dropout
+        self.classifier = _build_classifier(*settings, ring=True)
+        self.cartesian = _build_classifier(*settings, ring=False) if cartesian else None
 
     @property
     def trunk(self) -> nn.Module:
-        """The part that should commute with turns: from the image to its heat map."""
+        """The part that should commute with rotations: from the image to its heat map."""
         return self.predictor
 
     def forward(self, x: Tensor) -> Tensor:
-        check_size(x, self.image_size)
+        self.images.check(x)
         origin = self.origin(self.predictor(x))
         if self.training and self.origin_noise:
             noise = 2 * torch.rand_like(origin) - 1  # the global random state, as dropout's
-            origin = origin + noise * (2 * self.origin_noise / self.image_size)
+            origin = origin + noise * (2 * self.origin_noise / self.images.size)
         logits = self.classifier(self.polar(x, origin))
         return logits if self.cartesian is None else logits + self.cartesian(x)
+
+
+def _check_layers(name: str, widths: Sequence[int], strides: Sequence[int]) -> None:
+    if not widths or len(widths) != len(strides):
+        raise ValueError(
+            f"{name} lists the channels of each layer, with one stride for each: found "
+            f"{len(widths)} and {len(strides)}"
+        )
+    _check_integers("strides and predictor_strides", 1, strides)
+
+
+def _check_integers(name: str, least: int, numbers: Sequence[int]) -> None:
+    if not all(isinstance(number, int) and number >= least for number in numbers):
+        found = ", ".join(map(str, numbers))
+        raise ValueError(f"{name}: {found} found, expected integers of at least {least}")
+
+
+def _build_layers(
+    images: Images,
+    widths: Sequence[int],
+    strides: Sequence[int],
+    batch_norm: Norm,
+    dropout: float = 0.0,
+    ring: bool = False,
+) -> list[nn.Module]:
+    """Ordinary 3x3 convolutions with batch norm, ReLU and dropout; ``ring`` closes the rows."""
+    modules: list[nn.Module] = []
+    channels = images.channels
+    for number, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+        conv = (GroupConv if number else LiftingConv)(
+            PLANE, channels, width, "pixels", stride=stride, padding=0 if ring else 1, bias=True
+        )
+        modules += [Ring()] if ring else []
+        modules += [conv, BatchNorm(width, *batch_norm), nn.ReLU(inplace=True)]
+        modules += [Dropout(dropout)] if dropout else []
+        channels = width
+    return modules
+
+
+def _build_classifier(
+    images: Images,
+    widths: Sequence[int],
+    strides: Sequence[int],
+    batch_norm: Norm,
+    dropout: float,
+    ring: bool,
+) -> nn.Sequential:
+    last = GroupConv(PLANE, widths[-1], images.classes, "pixels", padding=1 - ring, bias=True)
+    layers = _build_layers(images, widths, strides, batch_norm, dropout, ring)
+    border = [Ring()] if ring else []
+    return nn.Sequential(*layers, *border, last, nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
 
 class Centroid(Constants):
@@ -148,11 +169,11 @@ class Centroid(Constants):
 
     .. math:: o = \sum_p M_p\,p \,/\, \sum_p M_p
 
-    The map lies centred in the image, its pixels as far apart as the strides made them; x points
-    right, y up, and the image is [-1, 1]. Turns with the map exactly. M may be negative, so the sum
-    may vanish: it counts as no smaller than a tenth of the sum of absolute values, and the origin
-    stays within the image. A map of zeros has its origin in the centre. Neither changes anything
-    for a map that is nowhere negative.
+    The map is centred in the image, with the pixel spacing of its strides; x points right, y up,
+    and the image is [-1, 1]. The centre of mass rotates with the map exactly. M may be negative and
+    its sum may vanish. So the sum is at least a tenth of the sum of absolute values, and the origin
+    is clamped to the image. The origin of a map of zeros is the centre. Maps that are nowhere
+    negative are not affected.
 
     >>> heat = torch.zeros(1, 1, 1, 14, 14)
     >>> heat[..., 0, 13] = 1  # the upper right corner
@@ -166,12 +187,12 @@ class Centroid(Constants):
         self._fill_constants()
 
     def _constants(self) -> dict[str, np.ndarray]:
-        """The places of the map's pixels in the image, [2, h, h]."""
+        """The coordinates of the map's pixels in the image, [2, h, h]."""
         size = self.image_size
         for stride in self.strides:
             size = -(-size // stride)
-        apart = 2 * math.prod(self.strides) / self.image_size
-        places = (np.arange(size) - (size - 1) / 2) * apart
+        spacing = 2 * math.prod(self.strides) / self.image_size
+        places = (np.arange(size) - (size - 1) / 2) * spacing
         return {"places": np.stack(np.broadcast_arrays(places, -places[:, None]))}
 
     def forward(self, heat: Tensor) -> Tensor:
@@ -189,12 +210,13 @@ class LogPolar(Constants):
 
     .. math:: r_j = \sqrt 2\,(R^{s_j} - 1)/(R - 1), \quad s_j = j/(m - 1), \quad R = H/\sqrt 2
 
-    in half image widths, from 0 to the half diagonal of R pixels. Bilinear; outside the image its
-    border goes on. A quarter turn of image and origin shifts the rows by n/4 exactly if 4 divides
-    n; a change of scale is a shift of columns only where r is large against a pixel. The published
-    formula is :math:`r = R^{s}`; this one, which reaches the origin, is that of the authors' code.
-    There the last row repeats the first (angles 0 to 2 pi, both included), and pixels lie half a
-    pixel off; here the n angles are n different ones.
+    in half image widths, from 0 to the half diagonal of R pixels. Interpolation is bilinear;
+    outside of the image the values at its edges are used. Rotating image and origin by 90 degrees
+    shifts the rows by n/4 exactly if 4 divides n. A change of scale is a shift of columns only
+    where r is large against a pixel. The published formula is :math:`r = R^{s}`; this formula,
+    which reaches the origin, is that of the authors' code. There the last row repeats the first
+    (angles 0 to 2 pi, both included), and pixels are shifted by half a pixel; here the n angles
+    differ.
 
     >>> image = torch.zeros(1, 1, 28, 28)
     >>> image[..., :14, 14:] = 1  # the upper right quadrant: from 0 to 90 degrees
@@ -224,7 +246,7 @@ class LogPolar(Constants):
 
 
 class Ring(nn.Module):
-    """Before a 3x3 convolution of a polar image: rows close to a ring, zeros beside the columns.
+    """Padding of a polar image for a 3x3 convolution: rows wrap around, columns get zeros.
 
     >>> Ring()(torch.tensor([[1.0], [2.0], [3.0]])[None, None])[0, 0, :, 1]
     tensor([3., 1., 2., 3., 1.])

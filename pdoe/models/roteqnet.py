@@ -10,46 +10,48 @@ import torch
 from torch import Tensor, nn
 
 from ..constants import Constants
-from ..fast.cpu import Dropout
+from ..equivariance.action import check_group
+from ..fast import Dropout, full_precision
 from ..groups import PointGroup
-from ..layers import BankConv, GroupPool, LiftingConv, full_precision
+from ..layers import BankConv, GroupPool, LiftingConv
+from .settings import DIGITS, NORM, Images, Norm
 
 
 class RotEqNet(nn.Module):
-    r"""Three convolutions of turned filters and vector fields between them, -> logits [B, classes].
+    r"""Three convolutions with vector maps between them, [B, C, H, W] -> logits [B, classes].
 
-    Between the layers are vector maps [B, C, 2, H, W], whose components point right and up. A
-    layer turns each filter through all n angles of the group (bank ``bilinear``), and what goes on
-    is, per pixel, the strongest response and its direction (:class:`OrientationPool`), thinned out
-    by :class:`VectorPool` and scaled by :class:`VectorNorm`. The third layer's response, 1 pixel
-    wide on images of 28x28, is the maximum over all angles; a hidden layer makes logits of it
-    (Marcos et al. 2017, arXiv 1612.09346, and their code).
+    Between the layers are vector maps [B, C, 2, H, W], whose components point right and up. A layer
+    rotates each filter through all n angles of the group (bank ``bilinear``). Per pixel, the
+    strongest response and its direction go on (:class:`OrientationPool`), pooled by
+    :class:`VectorPool` and scaled by :class:`VectorNorm`. The third layer's response, 1 pixel wide
+    on images of 28x28, is the maximum over all angles; a hidden layer and a linear layer give the
+    logits (Marcos et al. 2017, arXiv 1612.09346, and their code).
 
-    If n is a multiple of 4 and H and W are, too, a quarter turn of the image turns every vector
-    map, its places and its vectors, exactly, and leaves the logits as they are. This holds where
-    one angle is the strongest. Where several are equally strong the first one wins, which turns
-    with nothing: so on a black background, whose response is the bias at every angle, if that is
-    positive. Other turns of the group commute approximately, as far as the resampled filters are
-    turned copies; with the published n of 17 no turn commutes exactly.
+    If n, H and W are multiples of 4, rotating the image by 90 degrees rotates every vector map, its
+    pixels and its vectors, exactly, and leaves the logits unchanged. This holds where one angle is
+    the strongest. Of tied angles the first one counts, which no rotation respects: so on a black
+    background, whose response is the bias at every angle, if the bias is positive. Other rotations
+    of the group commute approximately, as far as the interpolated filters are rotated copies. With
+    the published n of 17 no rotation commutes exactly.
 
     Args:
-        group: the angles, as a group of rotations, at least 3.
+        group: the angles, as a group of at least 3 rotations.
         widths: channels of the three convolutions.
-        size: k, of the k x k filters. Only what lies within k/2 of the centre has an effect, 69 of
-            81 pixels for k = 9.
-        hidden: width of the hidden layer.
-        dropout: probability, elementwise, behind the hidden layer.
-        norm_eps, norm_momentum: of the norms, in PyTorch's sense.
-        in_channels, classes, image_size: of the data; if more than one pixel is left by the third
-            layer, the hidden layer sees their mean.
+        size: k, of the k x k filters. Only pixels within k/2 of the centre have an effect, 69 of
+            81 for k = 9.
+        hidden: units of the hidden layer.
+        dropout: probability, elementwise, after the hidden layer.
+        batch_norm: constants of the norms.
+        images: the data; if the third layer leaves more than one pixel, the hidden layer gets the
+            mean over space.
 
     Raises:
-        ValueError: for a group with reflections or fewer than 3 angles, or for an image that the
-            layers use up.
+        ValueError: for a group with reflections or fewer than 3 angles, or for an image that is too
+            small for the layers.
 
     >>> net = RotEqNet(PointGroup(17))
-    >>> net(torch.randn(2, 1, 28, 28)).shape, sum(p.numel() for p in net.parameters())
-    (torch.Size([2, 10]), 104828)
+    >>> net(torch.randn(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(
@@ -59,41 +61,37 @@ class RotEqNet(nn.Module):
         size: int = 9,
         hidden: int = 128,
         dropout: float = 0.0,
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
-        in_channels: int = 1,
-        classes: int = 10,
-        image_size: int = 28,
+        batch_norm: Norm = NORM,
+        images: Images = DIGITS,
     ):
         super().__init__()
-        if not isinstance(group, PointGroup):
-            raise TypeError(f"group is a PointGroup, such as PointGroup(17), not {group!r}")
+        check_group(group)
         if group.reflections or group.n < 3:
             raise ValueError(
-                "RotEqNet makes vectors of rotation angles: its group has at least 3 rotations and "
-                f"no reflections, such as p17, not {group.name}"
+                "RotEqNet has vectors that point along rotation angles: its group has at least 3 "
+                f"rotations and no reflections, such as p17, not {group.name}"
             )
         if len(widths) != 3:
             raise ValueError(f"widths has the channels of three convolutions, not {list(widths)}")
         if not isinstance(size, int) or size < 3 or size % 2 == 0:
             raise ValueError(f"size is that of the filters, an odd number from 3 on, not {size!r}")
-        if image_size // 4 + 2 < size:
+        if images.size // 4 + 2 < size:
             raise ValueError(
-                f"an image of {image_size}x{image_size} is too small for three layers of "
-                f"{size}x{size} filters: it has {4 * (size - 2)} pixels on a side, or more"
+                f"an image of {images.size}x{images.size} is too small for three layers of "
+                f"{size}x{size} filters: take {4 * (size - 2)} pixels on a side, or more"
             )
         self.group = group
         bank = {"bank": "bilinear", "size": size, "bias": True}
 
-        def pooled(channels: int) -> list[nn.Module]:
-            norm = VectorNorm(channels, norm_eps, norm_momentum)
+        def pool_and_norm(channels: int) -> list[nn.Module]:
+            norm = VectorNorm(channels, *batch_norm)
             return [OrientationPool(group), VectorPool(), norm]
 
         self.trunk = nn.Sequential(
-            LiftingConv(group, in_channels, widths[0], **bank),
-            *pooled(widths[0]),
+            LiftingConv(group, images.channels, widths[0], **bank),
+            *pool_and_norm(widths[0]),
             VectorConv(group, widths[0], widths[1], **bank),
-            *pooled(widths[1]),
+            *pool_and_norm(widths[1]),
             VectorConv(group, widths[1], widths[2], **bank, padding=1),
         )
         self.head = nn.Sequential(
@@ -103,11 +101,11 @@ class RotEqNet(nn.Module):
             nn.Flatten(),
             nn.Linear(widths[2], hidden),
             nn.LeakyReLU(0.1, inplace=True),
-            nn.BatchNorm1d(hidden, norm_eps, norm_momentum),
+            nn.BatchNorm1d(hidden, *batch_norm),
             Dropout(dropout),
-            nn.Linear(hidden, classes),
+            nn.Linear(hidden, images.classes),
         )
-        for module in self.modules():  # as the authors' code, which does not count components
+        for module in self.modules():  # as in the authors' code, whose fan-in omits the components
             if isinstance(module, BankConv):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * size**2)))
             elif isinstance(module, nn.Linear):
@@ -119,15 +117,15 @@ class RotEqNet(nn.Module):
 
 
 class VectorConv(BankConv):
-    r"""Convolution of a vector map with turned vector filters, [B, C, 2, H, W] -> [B, C', G, H, W].
+    r"""Convolution of vector maps with rotated filters, [B, C, 2, H, W] -> [B, C', G, H, W].
 
-    A filter is a field of vectors, too, and a turn moves its places and its vectors:
+    A filter is a field of vectors, too: a rotation moves its pixels and rotates its vectors,
 
     .. math:: [\Phi f](x, g) = \sum_k (g\,w_k) \cdot (B_{g,k} * f)(x)
 
     with the filters of :func:`pdoe.filter_bank`. Arguments and errors are those of
-    :class:`pdoe.LiftingConv`. The weight is [C', C, 2, K]. Exact for turns of the group that map
-    the pixel grid to itself: the result is a lifted map of it.
+    :class:`pdoe.LiftingConv`. The weight is [C', C, 2, K]. Exact for rotations of the group that
+    map the pixel grid to itself: the result is a lifted map.
 
     >>> VectorConv(PointGroup(8), 6, 16, "bilinear", size=9)(torch.randn(2, 6, 2, 14, 14)).shape
     torch.Size([2, 16, 8, 14, 14])
@@ -137,13 +135,13 @@ class VectorConv(BankConv):
         return (2,)
 
     def _constants(self) -> dict[str, np.ndarray | Tensor]:
-        return {**super()._constants(), "turns": self.group.matrices}
+        return {**super()._constants(), "rotations": self.group.matrices}
 
     def kernel(self) -> Tensor:
         """The planar kernel, in the weight's dtype also under autocast: [C'G, 2C, k, k]."""
         with full_precision(self.weight):
-            turned = torch.einsum("oibk,gab->ogiak", self.weight, self.turns)
-            kernel = torch.einsum("ogiak,gkyx->ogiayx", turned, self.bank)
+            rotated = torch.einsum("oibk,gab->ogiak", self.weight, self.rotations)
+            kernel = torch.einsum("ogiak,gkyx->ogiayx", rotated, self.bank)
         return kernel.flatten(2, 3).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +158,7 @@ class OrientationPool(Constants):
 
     .. math:: f \mapsto \rho\,(\cos\alpha, \sin\alpha), \quad \rho = \max_g \mathrm{ReLU}(f_g)
 
-    with :math:`\alpha` the angle of the element that attains the maximum. The gradient goes through
+    with :math:`\alpha` the angle of the element with the maximum. The gradient passes through
     :math:`\rho` alone. Exact where one element is the strongest, see :class:`RotEqNet`.
 
     >>> response = torch.tensor([0.5, 1.0, 3.0, -2.0]).view(1, 1, 4, 1, 1)
@@ -182,7 +180,7 @@ class OrientationPool(Constants):
                 f"OrientationPool expects a lifted map [B, C, {len(self.group)}, H, W], "
                 f"not a tensor {list(x.shape)}"
             )
-        strongest, which = x.max(2)  # for the gradient the latter alone is kept, not all of x
+        strongest, which = x.max(2)  # autograd stores the index, not all of x
         length = strongest.relu()
         return torch.stack([length * component[which] for component in self.directions], 2)
 
@@ -209,9 +207,9 @@ def _longer(a: Tensor, b: Tensor) -> Tensor:
 class VectorNorm(nn.Module):
     r"""Batch norm that keeps directions, [B, C, 2, H, W] -> [B, C, 2, H, W].
 
-    Every channel is divided by the root of the mean square of its components, over batch, space
-    and both of them, and multiplied by a learnt gain; nothing is subtracted. In evaluation mode
-    the mean square is a running one. Exact for turns that map the pixel grid to itself.
+    Every channel is divided by its root mean square over batch, space and both components, and
+    multiplied by a learnt gain; nothing is subtracted. In evaluation mode a running mean square
+    is used. Exact for rotations that map the pixel grid to itself.
 
     Args:
         channels: C.

@@ -12,11 +12,11 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..data import SHAPES, DataSet, load_data
+from ..data import SETS, DataSet, load_data
 from ..data.dataset import STATISTICS
-from ..data.whitening import whitened
+from ..data.whitening import whiten
 from ..groups import PointGroup
-from ..models import MODELS
+from ..models import MODELS, Images, Norm
 from .hardware import SWITCHES, resolve_device, resolve_precision
 from .recipe import is_number
 from .record import digest
@@ -96,16 +96,16 @@ def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     of_images = statistics if statistics in STATISTICS else "train"
     data = load_data(chosen["name"], root, chosen["source"], of_images)
     if held_out != 0:
-        data = data.held_out(held_out, keep_test=select == "validation")
+        data = data.hold_out(held_out, keep_test=select == "validation")
     if statistics == "none":
-        return data.as_it_is()
-    return whitened(data) if statistics == "whitened" else data
+        return data.without_normalisation()
+    return whiten(data) if statistics == "whitened" else data
 
 
 def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:
     """The network of a resolved configuration, for ``data`` or for images like its data set's."""
     if data is None:
-        shape, classes = SHAPES[config["data"]["name"]]
+        shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     else:
         shape, classes = data.train_images.shape[1:], data.classes
     arguments = dict(config["model"])
@@ -123,11 +123,8 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         raise ValueError(f"recipe.norm.momentum is a number from 0 to 1, or null, not {momentum!r}")
     given: dict[str, Any] = {
         "dropout": recipe["dropout"],
-        "norm_eps": eps,
-        "norm_momentum": momentum,
-        "in_channels": shape[0],
-        "classes": classes,
-        "image_size": shape[-1],
+        "batch_norm": Norm(eps, momentum),
+        "images": Images(shape[0], classes, shape[-1]),
     }
     known = [key for key in signature(MODELS[name]).parameters if key not in ("group", *given)]
     for key, value in arguments.items():

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data import IMAGES, SHAPES, to_input
-from ..fast.graphs import replayed
+from ..data import SETS, to_input
+from ..fast import replay_as_graphs
 from .config import build_model
 from .diagnostics import ANGLES, turned_count
 from .evaluation import autocast, number_type
@@ -28,20 +28,20 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     the time makes it dearer.
     """
     recipe, name = Recipe.of(config["recipe"]), config["data"]["name"]
-    train_images, test_images = IMAGES[name]
+    train_images, test_images = SETS[name].images
     train_images = min(train_images, recipe.train_images or train_images)
     test_images = min(test_images, recipe.test_images or test_images)
     step, test = seconds_per_image(config, device)
     seen = train_images // recipe.batch_size * recipe.batch_size
     tests = sum(map(recipe.tests, range(1, recipe.epochs + 1))) + (recipe.evaluate_select != "last")
     tests *= len(recipe.evaluate_tta_angles) or 1
-    turned = len(ANGLES) * turned_count(recipe.test_images, IMAGES[name][1])
+    turned = len(ANGLES) * turned_count(recipe.test_images, SETS[name].images[1])
     return recipe.epochs * seen * step + (tests * test_images + turned) * test
 
 
 def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
     """Of a training step and of a test."""
-    shape, classes = SHAPES[config["data"]["name"]]
+    shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     precision, recipe = config["precision"], config["recipe"]
     count = min(recipe["batch_size"], 32) if device.type == "cpu" else recipe["batch_size"]
     model = build_model(config).to(device)
@@ -53,7 +53,7 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (count,), device=device)
     if settings.cuda_graph:
-        replayed(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
+        replay_as_graphs(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
 
     def forward(model: nn.Module) -> torch.Tensor:
         with autocast(device, precision):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..data import DataSet
 from ..data.batches import to_input
-from ..equivariance.error import equivariance_error, equivariance_report, grid_elements
+from ..equivariance.action import grid_elements
+from ..equivariance.error import equivariance_error, equivariance_report
 from ..layers import LiftingConv
 from .evaluation import evaluate
 from .hardware import DEEP

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import DataSet
-from ..data.batches import rotate, to_input
+from ..data.augmentation import rotate
+from ..data.batches import to_input
 from .ranks import Ranks
 
 

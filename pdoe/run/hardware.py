@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fast.cpu import ChannelsLast
+from ..fast import ChannelsLast
 from ..layers import GroupConv, LiftingConv
 
 DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
@@ -63,7 +63,7 @@ class Settings:
     Attributes:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
         cuda_graph: record the passes of a training step once and replay them, on a GPU that would
-            wait for the host, see :func:`pdoe.fast.graphs.replayed`.
+            wait for the host, see :func:`pdoe.fast.replay_as_graphs`.
         channels_last: the layout in which convolutions run, on a CPU that of all maps of a
             :class:`PlainCNN` or :class:`ResNet`, too; None: as measured, on a GPU by width.
         deterministic: the same numbers again, at the price of slower operations on a GPU.

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adadelta, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data import DataSet
-from ..data.batches import (
+from ..data.augmentation import (
     random_crop_flip,
     random_quarter_turns,
     random_rotation,

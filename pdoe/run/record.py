@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from .overrides import join_overrides
 
 try:
     import fcntl
@@ -88,7 +89,7 @@ def new_record(
     record = {
         "run_id": run_id(config_hash, seed, data["sha256"]),
         "experiment": experiment,
-        "overrides": ",".join(overrides),
+        "overrides": join_overrides(overrides),
         "seed": seed,
         "status": "interrupted",
         "test_error": None,

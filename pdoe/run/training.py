@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data import DataSet
 from ..data.batches import epoch_batches, to_input
-from ..fast.graphs import released, replayed
+from ..fast import release_graphs, replay_as_graphs
 from .checkpoints import Position, Progress, load, save
 from .console import Console
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
@@ -73,7 +73,7 @@ class Training:
         model: images [B, C, H, W] -> logits [B, classes].
         seed: of the order of the data, and of augmentation.
         precision: "fp32", "bf16" (autocast) or "fp64" (of a model in float64).
-        cuda_graph: replay the passes of a step, see :func:`replayed`; one rank alone. It
+        cuda_graph: replay the passes of a step, see :func:`replay_as_graphs`; one rank alone. It
             costs a step or two of time and the memory of one.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.
@@ -129,7 +129,7 @@ class Training:
         self.progress, self.position = Progress(), self._here()
         recorded = False
         if cuda_graph and ranks.count == 1:
-            recorded = replayed(model, self._input(self.images[:batch_size]), precision)
+            recorded = replay_as_graphs(model, self._input(self.images[:batch_size]), precision)
         self.conditions = {
             "device": self.device.type,
             "precision": precision,
@@ -182,7 +182,7 @@ class Training:
                 progress.seconds = time.perf_counter() - self.started
         finally:
             self.stop.listening = False
-            released(self.model)
+            release_graphs(self.model)
             self.console.close()
         if self.tested is not self.model and progress.epoch == self.recipe.epochs:
             self.model.load_state_dict(self.tested.state_dict())

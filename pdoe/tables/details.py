@@ -1,8 +1,8 @@
-"""What is kept of a run beside its line in runs.csv: curves, diagnostics, manifest.
+"""The details of a run beside its line in runs.csv: learning curves, diagnostics, manifest.
 
-``results/<table>/details/<run_id>.json``, written by ``scripts/compare.py`` from run folders and
-from W&B alike, and read by :mod:`pdoe.report`. Nothing here imports torch. Anything that is damaged
-is named and left out: it never keeps a run from its table.
+They are ``results/<table>/details/<run_id>.json``, written by ``scripts/compare.py`` from run
+folders and from W&B alike, and read by :mod:`pdoe.report`. A damaged part is named and left out: it
+never keeps a run from its table.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+CURVES = ("train_loss", "train_error", "test_error")  # metrics that a repetition has again
 
-def of_folder(folder: Path, manifest: object) -> tuple[dict[str, Any], list[str]]:
-    """The details in a run folder whose record has that manifest, and a line for what is damaged.
 
-    A last line of metrics without an end was cut by a kill, and is no damage.
+def read_details(folder: Path, manifest: object) -> tuple[dict[str, Any], list[str]]:
+    """The details in a run folder whose record has that manifest, and a line per damaged part.
+
+    A last line of metrics without a line end was cut off by a kill, which is no damage.
     """
     rows: list[object] = []
     problems = []
@@ -27,7 +29,7 @@ def of_folder(folder: Path, manifest: object) -> tuple[dict[str, Any], list[str]
         try:
             rows = json.loads(f"[{','.join(lines)}]")
         except (ValueError, RecursionError):
-            rows, damaged = each_alone(lines)
+            rows, damaged = read_each(lines)
             problems.append(f"{path}: left out: damaged lines {', '.join(map(str, damaged[:5]))}")
     except FileNotFoundError:
         pass
@@ -42,11 +44,11 @@ def of_folder(folder: Path, manifest: object) -> tuple[dict[str, Any], list[str]
         pass
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path}: left out: {' '.join(str(error).split())}")
-    return made(rows, diagnostics, manifest), problems
+    return build_details(rows, diagnostics, manifest), problems
 
 
-def each_alone(lines: Iterable[str]) -> tuple[list[object], list[int]]:
-    """The rows of the lines that can be read, and the numbers of the others."""
+def read_each(lines: Iterable[str]) -> tuple[list[object], list[int]]:
+    """The rows of the lines that can be decoded, and the numbers of the other lines."""
     rows, damaged = [], []
     for number, line in enumerate(lines, start=1):
         try:
@@ -56,19 +58,20 @@ def each_alone(lines: Iterable[str]) -> tuple[list[object], list[int]]:
     return rows, damaged
 
 
-def made(rows: Iterable[object], diagnostics: object, manifest: object) -> dict[str, Any]:
-    """Details: metrics as columns, of the same length, with None for what a row lacks."""
+def build_details(rows: Iterable[object], diagnostics: object, manifest: object) -> dict[str, Any]:
+    """Details with metrics as columns of the same length; None where a row has no value."""
     whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("epoch"), int)]
     names = sorted(set().union(*whole) - {"epoch"})
     columns = {"epoch": [row["epoch"] for row in whole]} if whole else {}
     return {
-        "metrics": columns | {name: numbers([row.get(name) for row in whole]) for name in names},
+        "metrics": columns
+        | {name: keep_numbers([row.get(name) for row in whole]) for name in names},
         "diagnostics": diagnostics if isinstance(diagnostics, dict) else None,
         "manifest": manifest if isinstance(manifest, dict) else None,
     }
 
 
-def numbers(values: list[object]) -> list[float | None]:
+def keep_numbers(values: list[object]) -> list[float | None]:
     """Finite numbers as they are, and None for anything else."""
     if set(map(type, values)) <= {float, type(None)} and math.isfinite(sum(filter(None, values))):
         return values
@@ -79,11 +82,12 @@ def numbers(values: list[object]) -> list[float | None]:
     ]
 
 
-def completed(found: Mapping[str, Any], before: str) -> dict[str, Any]:
-    """The details with what their file had and they lack: a folder may have lost a part since."""
+def complete_details(found: Mapping[str, Any], before: str) -> dict[str, Any]:
+    """The details, completed from their earlier file: a folder may have lost a part since."""
     try:
-        held = json.loads(before)
-        old = made([], held["diagnostics"], held["manifest"]) | {"metrics": held["metrics"]}
+        earlier = json.loads(before)
+        old = build_details([], earlier["diagnostics"], earlier["manifest"])
+        old["metrics"] = earlier["metrics"]
         epochs = [len(one["metrics"].get("epoch", ())) for one in (found, old)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return dict(found)
@@ -91,13 +95,14 @@ def completed(found: Mapping[str, Any], before: str) -> dict[str, Any]:
     return {"metrics": (old if epochs[1] > epochs[0] else found)["metrics"], **parts}
 
 
-def text(run_id: str, details: Mapping[str, Any]) -> str:
-    """The file of a run: a line for each part, so that a change of one is seen in a diff.
+def format_details(run_id: str, details: Mapping[str, Any]) -> str:
+    """The file of a run, a line for each part, so that a diff shows which part changed.
 
-    Curves have seven digits, which are a third of all; the run folder has the others.
+    Curves have seven digits, a third of the file's size; the run folder has all digits.
     """
     columns = (
-        f"{json.dumps(name)}: {column(values)}" for name, values in details["metrics"].items()
+        f"{json.dumps(name)}: {format_column(values)}"
+        for name, values in details["metrics"].items()
     )
     rest = (
         f'"{part}": {json.dumps(details[part], sort_keys=True)}'
@@ -107,5 +112,15 @@ def text(run_id: str, details: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def column(values: Iterable[float | None]) -> str:
+def have_equal_curves(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool | None:
+    """Whether losses and errors of every epoch are the same to seven digits; None without any."""
+    pairs = [
+        [format_column(one["metrics"][name]) for one in (first, second)]
+        for name in CURVES
+        if all(one["metrics"].get(name) for one in (first, second))
+    ]
+    return all(ours == theirs for ours, theirs in pairs) if pairs else None
+
+
+def format_column(values: Iterable[float | None]) -> str:
     return "[" + ", ".join(["null" if v is None else f"{v:.7g}" for v in values]) + "]"

@@ -33,7 +33,10 @@ def sampling_variance(error: float, images: int) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of one or more seeds; ``std`` and ``half_width`` (95 %, t) need two."""
+    """Statistics of the errors of one or more seeds.
+
+    ``std`` and ``half_width``, that of the 95 % t-interval of the mean, are None for one seed.
+    """
 
     n: int
     mean: float

@@ -1,84 +1,51 @@
-"""Runs read back out of W&B: from its folders, without a server, or from a project.
+"""Read runs back out of W&B: from its folders, without a server, or from a project.
 
-Both give the same :class:`Logged` for the same run. W&B's own files are private to it; what reads
-them here is its command `wandb leet inspect --json`, which wandb has from 0.31 on.
+Both give the same :class:`Logged` for the same run. The format of W&B's log files is private; its
+command ``wandb leet inspect --json`` (wandb 0.31 and later) reads them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .service import end_service
+from .starts import Fragment, Logged, LoggedError, join_starts, make_fragment
+
+__all__ = ["Logged", "LoggedError", "read_offline", "read_offline_all", "read_project"]
 
 FOLDER = re.compile(r"(offline-)?run-\d{8}_\d{6}-.+")
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TIMEOUT = 10  # seconds, of a question to the server
-
-
-class LoggedError(ValueError):
-    """A run or a project that cannot be read; one line says why."""
-
-
-@dataclass(frozen=True)
-class Logged:
-    """One run as W&B has it.
-
-    Attributes:
-        where: a folder or an address, for messages; two runs are equal wherever they lie.
-        record: as in ``result.json``. Of a run that was killed, the record that it began with,
-            brought up to its last epoch; the seconds are then those of its epochs alone.
-        metrics: as in ``metrics.jsonl``, one row per epoch.
-        diagnostics: what the run was given at its end, or None.
-    """
-
-    where: str = field(compare=False)
-    record: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    diagnostics: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _Fragment:
-    """What one start of a run logged: an offline run cannot be resumed, and begins a new folder."""
-
-    where: str
-    run_id: str
-    started: str
-    begun: dict[str, Any]
-    ended: dict[str, Any] | None
-    rows: list[dict[str, Any]]
-    diagnostics: dict[str, Any] | None
 
 
 # ---- Folders ------------------------------------------------------------------------------------
 
 
 def read_offline(folder: Path) -> Logged:
-    """One folder of W&B, ``offline-run-*`` or ``run-*``, of a run that ended or was killed.
+    """Read one folder of W&B, ``offline-run-*`` or ``run-*``, of a run that ended or was killed.
 
     Raises:
-        LoggedError: no log in it, a damaged one, not a run of ours, or wandb before 0.31.
+        LoggedError: no log, a damaged log, a run of another project, or wandb before 0.31.
     """
-    return _joined([_read(Path(folder))])
+    return join_starts([_read_folder(Path(folder))])
 
 
 def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
-    """Every run of W&B's folders below ``root``, and a line for each folder that is left out.
+    """Read every run of W&B's folders below ``root``.
 
-    Folders of one run that lie beside each other are its starts and are joined, a later one
-    replacing what it repeated; those that lie elsewhere are another copy, or another run. Where the
-    folder of a run has its ``result.json``, the record is there and W&B's folders are not read.
+    Folders of one run that lie beside each other are its starts. They are joined; a later start
+    replaces the epochs that it repeats. Folders elsewhere are another copy, or another run. If a
+    run folder has its ``result.json``, W&B's folders in it are not read.
+
+    Returns:
+        The runs, and a line for each folder that is left out.
     """
     folders = []
     for name, below, files in os.walk(root):
@@ -92,7 +59,7 @@ def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
 
     def read(folder: Path) -> None:
         try:
-            fragments.append(_read(folder))
+            fragments.append(_read_folder(folder))
         except LoggedError as error:
             problems.append(str(error))
 
@@ -104,19 +71,19 @@ def read_offline_all(root: Path) -> tuple[list[Logged], list[str]]:
     runs = []
     for ones in of_run.values():
         try:
-            runs.append(_joined(ones))
+            runs.append(join_starts(ones))
         except LoggedError as error:
             problems.append(str(error))
     return runs, sorted(problems)
 
 
-def _read(folder: Path) -> _Fragment:
+def _read_folder(folder: Path) -> Fragment:
     files = sorted(folder.glob("*.wandb")) if folder.is_dir() else []
     if len(files) != 1:
         raise LoggedError(f"{folder}: skipped: {len(files)} .wandb files in it, expected one")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(files[0])]
     quiet = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=quiet)
     if done.returncode == 2:  # no such command or option
         raise LoggedError(f"{folder}: skipped: reading it needs wandb 0.31 or newer")
     if done.returncode or "corrupt" in done.stderr:
@@ -144,17 +111,23 @@ def _read(folder: Path) -> _Fragment:
             rows.append(content.get("item") or {})
     if not run:
         raise LoggedError(f"{folder}: skipped: {files[0].name} ends before its run begins")
-    return _fragment(str(folder), run["run_id"], run.get("start_time", ""), config, summary, rows)
+    return make_fragment(
+        str(folder), run["run_id"], run.get("start_time", ""), config, summary, rows
+    )
 
 
 # ---- A project ----------------------------------------------------------------------------------
 
 
 def read_project(path: str, api: Any = None) -> tuple[list[Logged], list[str]]:
-    """Every run of the project ``entity/project`` or ``project``, and a line for each left out.
+    """Read every run of the project ``entity/project`` or ``project``.
 
     Args:
-        api: stands for ``wandb.Api``; by default one that waits 10 s for an answer.
+        path: of the project.
+        api: a ``wandb.Api``; by default one that waits 10 s for an answer.
+
+    Returns:
+        The runs, and a line for each run that is left out.
 
     Raises:
         LoggedError: no login, no such project, no network.
@@ -166,7 +139,9 @@ def read_project(path: str, api: Any = None) -> tuple[list[Logged], list[str]]:
                 # Without `keys`, which would drop every row that lacks one of them.
                 rows = list(run.scan_history())
                 summary = {name: run.summary.get(name) for name in ("record", "diagnostics")}
-                runs.append(_joined([_fragment(run.url, run.id, "", run.config, summary, rows)]))
+                runs.append(
+                    join_starts([make_fragment(run.url, run.id, "", run.config, summary, rows)])
+                )
             except LoggedError as error:
                 problems.append(str(error))
     except LoggedError:
@@ -186,92 +161,3 @@ def _api() -> Any:
     if not wandb.login(prompt=False, verify=False):  # `wandb.Api` would ask for one
         raise LoggedError("no W&B login is stored: `wandb login`, or set WANDB_API_KEY")
     return wandb.Api(timeout=_TIMEOUT)
-
-
-# ---- What both give -----------------------------------------------------------------------------
-
-
-def _fragment(
-    where: str,
-    run_id: str,
-    started: str,
-    config: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    history: Iterable[Mapping[str, Any]],
-) -> _Fragment:
-    if "record" not in config:
-        raise LoggedError(f"{where}: skipped: no record in its config, so it is no run of pdoe")
-    begun, ended, diagnostics = (
-        _object(where, name, text)
-        for name, text in (
-            ("record", config["record"]),
-            ("record", summary.get("record")),
-            ("diagnostics", summary.get("diagnostics")),
-        )
-    )
-    if begun is None:
-        raise LoggedError(f"{where}: skipped: the record in its config is empty")
-    rows = []
-    for item in history:
-        # W&B's own columns begin with _, its pictures and tables have columns with a dot.
-        row = {
-            key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-            for key, value in item.items()
-            if not key.startswith("_") and "." not in key and not isinstance(value, Mapping)
-        }
-        epoch = row.get("epoch")
-        if isinstance(epoch, int | float):  # W&B gives a row of its own to what ends a run
-            # An online run that began anew repeats its epochs in the same history.
-            rows = [other for other in rows if other["epoch"] < epoch]
-            rows.append(row)
-    return _Fragment(where, run_id, started, begun, ended, rows, diagnostics)
-
-
-def _object(where: str, name: str, text: object) -> dict[str, Any] | None:
-    """A JSON object that was kept as text."""
-    try:
-        value = json.loads(text) if text is not None else None
-    except (TypeError, ValueError):
-        value = text
-    if value is not None and not isinstance(value, dict):
-        raise LoggedError(f"{where}: skipped: its {name} is no JSON object: {str(text)[:40]!r}")
-    return value
-
-
-def _joined(fragments: list[_Fragment]) -> Logged:
-    """The run of which these are the starts."""
-    fragments = sorted(fragments, key=lambda fragment: fragment.started)
-    last = fragments[-1]
-    rows: dict[int, dict[str, Any]] = {}
-    try:
-        for fragment in fragments:
-            # A start goes on after the epochs of its record; one that began anew has none.
-            begun = fragment.begun.get("epochs") or 0
-            rows = {epoch: row for epoch, row in rows.items() if epoch <= begun}
-            rows |= {row["epoch"]: row for row in fragment.rows}
-        names = dict.fromkeys(name for row in rows.values() for name in row)
-        metrics = [{name: rows[e].get(name) for name in names} for e in sorted(rows)]
-        record = last.ended or _brought_up(last.begun, metrics)
-    except TypeError as error:
-        raise LoggedError(
-            f"{last.where}: skipped: its record or rows are damaged: {error}"
-        ) from None
-    diagnostics = [f.diagnostics for f in fragments if f.diagnostics is not None]
-    return Logged(last.where, record, metrics, diagnostics[-1] if diagnostics else None)
-
-
-def _brought_up(begun: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of a run that was killed, by what it logged until then."""
-    since = [row for row in metrics if row["epoch"] > (begun.get("epochs") or 0)]
-    if not since:
-        return begun
-    errors = [row.get("test_error") for row in metrics]
-    known = [error for error in [*errors, begun.get("test_error_best")] if error is not None]
-    spent = sum(row.get("seconds") or 0.0 for row in since)
-    return {
-        **begun,
-        "epochs": since[-1]["epoch"],
-        "test_error": errors[-1],
-        "test_error_best": min(known, default=None),
-        "seconds": round((begun.get("seconds") or 0.0) + spent, 1),
-    }

@@ -1,115 +1,132 @@
 """Weights & Biases behind one small object. No account and no network ever stop a run.
 
-What W&B has of a run is read back by :mod:`pdoe.tracking.read`.
+:mod:`pdoe.tracking.read` reads the same run back.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .service import end_service
+from ..data.facts import SETS
+from . import start
+from .media import Mistake, make_pictures, make_tables
+from .names import STEP, STEP_LOSS, THROUGHPUT, rename_for_wandb
+from .service import end_service, wait_for_log
+from .start import MODES, choose_mode, environment, find_lost_server, format_error, start_run
 
-MODES = ("auto", "online", "offline", "disabled")
-_MEANT = {  # what WANDB_MODE may hold
-    **{"": "auto", "online": "online", "run": "online", "shared": "online"},
-    **{"offline": "offline", "dryrun": "offline", "disabled": "disabled"},
-}
-# Seconds. A server that is out of reach when a run begins costs START, and up to 2 more to take
-# W&B's service down; one that is lost during a run costs PROBE and END when the run ends.
-START, PROBE, END = 7, 5, 20
+__all__ = ["MODES", "Label", "Mistake", "Tracker"]
+
 UPLOAD = 120  # seconds for the weights, on a server that answers
-_out_of_reach = ""  # why: no later run of this process waits for it again
+BETWEEN_STEPS = 2.0  # seconds between two steps that are logged, at least
+
+
+@dataclass(frozen=True)
+class Label:
+    """How W&B lists a run: ``run_id`` identifies it, ``group`` is averaged over seeds."""
+
+    project: str
+    run_id: str
+    name: str
+    group: str
+    tags: Sequence[str] = ()
 
 
 class Tracker:
-    """Mirrors a run to W&B; a failure of W&B is told in one line and the run goes on without it.
+    """Mirrors a run to W&B; if W&B fails, one line says so and the run goes on without it.
 
     Args:
         mode: ``auto`` obeys WANDB_MODE if it is set, else goes online if a login is stored and
             offline if not, without ever asking; ``online`` falls back to offline too if the
             server cannot be had; ``offline``; ``disabled``.
-        folder: of the run. All that W&B keeps of it lies in ``<folder>/wandb``, so that a copy of
-            the folder can be uploaded elsewhere: `wandb sync` in it.
-        project, run_id, name, group, tags, config: of the W&B run.
+        folder: of the run. W&B keeps all its files in ``<folder>/wandb``, so that a copy of the
+            folder can be uploaded elsewhere: `wandb sync` in it.
+        label: how W&B lists the run.
+        config: the run's configuration; ``data.name`` gives the class names.
         record: of the run as it begins; goes into the config as JSON text, exact to the digit.
+
+    Raises:
+        ValueError: an unknown mode.
     """
 
     def __init__(
         self,
         mode: str,
         folder: Path,
-        *,
-        project: str,
-        run_id: str,
-        name: str,
-        group: str,
-        tags: list[str],
+        label: Label,
         config: Mapping[str, Any],
         record: Mapping[str, Any] | None = None,
     ):
-        if mode not in MODES:
-            raise ValueError(f"tracking.mode is one of {', '.join(MODES)}, not {mode!r}")
-        why = ""
-        if mode == "auto":
-            said = os.environ.get("WANDB_MODE", "")
-            mode = _MEANT.get(said, "offline")
-            why = "" if said in _MEANT else f" (WANDB_MODE={said} is no mode of W&B)"
-        self._run, self._online = None, False
+        mode, why = choose_mode(mode)
+        self._run, self._online, self._last_step = None, False, -float("inf")
+        data = config.get("data")
+        name = data.get("name") if isinstance(data, Mapping) else None
+        self._class_names = SETS[name].class_names if name in SETS else ()
         if mode == "disabled":
             return
         arguments = {
-            "project": project,
-            "id": run_id,
-            "name": name,
-            "group": group,
+            "project": label.project,
+            "id": label.run_id,
+            "name": label.name,
+            "group": label.group,
             "job_type": "train",
-            "tags": tags,
+            "tags": list(label.tags),
             "config": dict(config) | ({} if record is None else {"record": json.dumps(record)}),
             "dir": str(folder),
         }
         try:
-            import wandb
-
-            if wandb.run is not None:  # runs of one process must not flow into one another
-                with suppress(Exception):
-                    wandb.run.finish(exit_code=1)
-            with _environment(WANDB_MODE=None):  # it has been heard
-                if mode != "offline":
-                    self._run, why = _online(wandb, arguments)
-                    self._online = self._run is not None
-                if self._run is None:
-                    with _environment(WANDB_BASE_URL=None):  # none is asked, even one that is wrong
-                        self._run = _begin(wandb, "offline", arguments)
+            self._run, self._online, why = start_run(mode, arguments, why)
             self._run.define_metric("*", step_metric="epoch")
+            self._run.define_metric(STEP, hidden=True)  # or W&B adds an epoch to the rows of steps
+            for metric in (STEP_LOSS, THROUGHPUT):
+                self._run.define_metric(metric, step_metric=STEP)
             # Not in `folder` if that cannot be written to: W&B then takes another one.
             self._kept = Path(self._run.dir).parent
         except Exception as error:
             self._lose(error)
             return
-        how = f"look with `make view` or `wandb leet {_typed(self._kept)}`"
+        look = f"look with `make view` or `wandb leet {_quote(self._kept)}`"
         if self._online:
-            print(f"tracking: online, {self._run.url}; {how}")
+            print(f"tracking: online, {self._run.url}; {look}")
         else:
-            upload = f"`cd {_typed(self._kept.parents[1])} && wandb sync`"
-            print(f"tracking: offline{why}; {how}; upload with {upload}")
+            upload = f"`cd {_quote(self._kept.parents[1])} && wandb sync`"
+            print(f"tracking: offline{why}; {look}; upload with {upload}")
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One row of metrics; its ``epoch`` is the step."""
-        if self._run is not None:
-            try:
-                known = {key: value for key, value in row.items() if value is not None}
-                self._run.log(known, step=row["epoch"])
-            except Exception as error:
-                self._lose(error)
+        """Log the metrics of an epoch, a row of ``metrics.jsonl``."""
+        self._log(rename_for_wandb(row), row["epoch"])
+
+    def log_step(self, step: int, loss: float, images_per_second: float) -> None:
+        """Log a training step; steps that follow the last one within two seconds are left out.
+
+        Args:
+            step: counted from the start of the training, across epochs and resumed runs.
+            loss: mean over the batch.
+            images_per_second: of training.
+        """
+        now = time.monotonic()
+        if now - self._last_step >= BETWEEN_STEPS:
+            self._last_step = now
+            self._log({STEP: step, STEP_LOSS: loss, THROUGHPUT: images_per_second}, step)
+
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        if self._run is None:
+            return
+        try:
+            # W&B drops rows whose step lies behind its own. A run that began anew has such rows.
+            own = {"step": step} if step >= self._run.step else {}
+            self._run.log(dict(values), **own)
+        except Exception as error:
+            self._lose(error)
 
     def finish(
         self,
@@ -118,54 +135,64 @@ class Tracker:
         *,
         diagnostics: Mapping[str, Any] | None = None,
         filters: np.ndarray | None = None,
+        mistakes: Sequence[Mistake] = (),
         weights: Path | None = None,
     ) -> None:
-        """The end of a run: its record in the summary, what it looked like, its weights.
+        """End the run: its record in the summary, its tables and pictures, its weights.
 
-        Every number of the record is a number of the summary (nested ones dotted), and the whole
-        record is its text ``record``, as ``diagnostics`` is; the rest can be looked at.
+        Every number of the record becomes a number of the summary (nested ones dotted). The whole
+        record and the diagnostics are there as JSON text, too. Returns when W&B's log of the run is
+        on the disk.
 
         Args:
+            record: as in ``result.json``.
+            failed: W&B shows the run as failed.
             diagnostics: ``confusion``, counts [true][predicted]; ``turned``, angle in degrees ->
                 test error in per cent; ``layers``, name -> relative equivariance error. Each may
                 be missing.
             filters: a picture, uint8 [H, W, 3].
+            mistakes: misclassified test images.
             weights: a file, kept as the artifact ``model-<run id>``, alias ``last``.
         """
         if self._run is None:
             return
         import wandb
 
-        numbers = _numbers({name: value for name, value in record.items() if name != "manifest"})
-        told = {**numbers, "record": json.dumps(record)}
+        numbers = collect_numbers({k: value for k, value in record.items() if k != "manifest"})
+        summary = {**numbers, "record": json.dumps(record)}
         if diagnostics is not None:
-            told["diagnostics"] = json.dumps(diagnostics)
+            summary["diagnostics"] = json.dumps(diagnostics)
         try:
-            if self._online and (lost := _lost_server(wandb)):
+            if self._online and (lost := find_lost_server(wandb)):
                 # W&B asks the server before it takes a table or a file, and waits for each.
                 diagnostics = weights = None
-                upload = f"`wandb sync {_typed(self._kept)}`"
+                upload = f"`wandb sync {_quote(self._kept)}`"
                 print(f"tracking: tables and weights are left out{lost}; upload with {upload}")
-            with _environment(WANDB_DATA_DIR=str(self._kept / "staging")):
-                shown = _tables(wandb, diagnostics or {})
-                if filters is not None:
-                    shown["filters"] = wandb.Image(np.asarray(filters))
-                # Even if empty: it closes the last row, whose numbers take the summary's places.
+            with environment(WANDB_DATA_DIR=str(self._kept / "staging")):
+                shown = make_tables(wandb, diagnostics or {}, self._class_names)
+                shown |= make_pictures(wandb, filters, mistakes, self._class_names)
+                # Even if empty: it closes the last row, whose numbers replace the summary's.
                 self._run.log(shown)
-                self._run.summary.update(told)
+                self._run.summary.update(summary)
                 if weights is not None:
                     self._keep(wandb, Path(weights))
         except Exception as error:
-            print(f"tracking: not all of the end is told to W&B ({_line(error)})")
+            print(f"tracking: W&B did not take all of the end of the run ({format_error(error)})")
             with suppress(Exception):
-                self._run.summary.update(told)
+                self._run.summary.update(summary)
+        self._close(failed)
+
+    def _close(self, failed: bool) -> None:
+        run, self._run = self._run, None
         try:
-            self._run.finish(exit_code=1 if failed else 0)
+            run.finish(exit_code=1 if failed else 0)
         except Exception as error:
-            self._lose(error)
-        if self._online and _out_of_reach:
+            print(f"tracking: W&B failed ({format_error(error)}); the run goes on without it")
+        if self._online and start.unreachable:
             end_service()  # or the process would wait for it at its end
-        self._run = None
+        log = self._kept / f"run-{run.id}.wandb"
+        if not wait_for_log(log):
+            print(f"tracking: W&B's service is still writing {_quote(log)}")
 
     def _keep(self, wandb: Any, weights: Path) -> None:
         """Copy a file to where W&B keeps this run, and log the copy as an artifact."""
@@ -175,8 +202,8 @@ class Tracker:
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
         entry = artifact.add_file(str(copy), policy="immutable", skip_cache=True)
         if not self._online:
-            # By an absolute name `wandb sync` would not find it in a copy of the folder, and would
-            # not say so. A relative one counts from where `wandb sync` runs: the run's folder.
+            # `wandb sync` finds the file in a copy of the folder by a relative name alone, which
+            # counts from the folder where it runs: the run's.
             entry.local_path = str(copy.relative_to(self._kept.parents[1]))
         logged = self._run.log_artifact(artifact, aliases=["last"])
         if self._online:
@@ -186,117 +213,25 @@ class Tracker:
         run, self._run = self._run, None
         with suppress(Exception):
             run.finish(exit_code=1)
-        print(f"tracking: W&B failed ({_line(error)}); the run goes on without it")
+        print(f"tracking: W&B failed ({format_error(error)}); the run goes on without it")
 
 
-def _online(wandb: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
-    """An online run, or None and why there is none."""
-    if _out_of_reach:
-        return None, _out_of_reach
-    try:
-        wandb.setup(settings=wandb.Settings(silent=True))  # or `login` has its say
-        if not wandb.login(prompt=False, verify=False):  # `wandb.init` would ask for one
-            return None, " (no W&B login is stored: `wandb login`)"
-    except Exception as error:  # a key of a wrong length
-        return None, f" ({_line(error)})"
-    before = {*Path(arguments["dir"]).glob("wandb/run-*")}
-    try:
-        return _begin(wandb, "online", arguments), ""
-    except Exception as error:
-        end_service()  # the id is taken otherwise
-        for left in {*Path(arguments["dir"]).glob("wandb/run-*")} - before:
-            shutil.rmtree(left)  # or it would pass for a run
-        return None, _remember(error)
+def collect_numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
+    """Collect the numbers of a nested mapping under dotted names.
 
-
-def _begin(wandb: Any, mode: str, arguments: Mapping[str, Any]) -> Any:
-    return wandb.init(
-        mode=mode,
-        resume="allow" if mode == "online" else None,  # offline runs cannot be resumed
-        settings=wandb.Settings(console="off", silent=True, init_timeout=START, finish_timeout=END),
-        **arguments,
-    )
-
-
-def _lost_server(wandb: Any) -> str:
-    """Why the server of a run that began online is out of reach now, or nothing."""
-    try:
-        wandb.Api(timeout=PROBE)  # verifies the login
-        return ""
-    except Exception as error:
-        return _remember(error)
-
-
-def _remember(error: Exception) -> str:
-    global _out_of_reach
-    _out_of_reach = f" (W&B is out of reach: {_line(error)})"
-    return _out_of_reach
-
-
-def _tables(wandb: Any, diagnostics: Mapping[str, Any]) -> dict[str, Any]:
-    """What W&B draws. `wandb.plot.confusion_matrix` would want every image: this is its chart."""
-    shown = {}
-    if confusion := diagnostics.get("confusion"):
-        columns = ["Actual", "Predicted", "nPredictions"]
-        counts = [
-            [str(true), str(predicted), count]
-            for true, row in enumerate(confusion)
-            for predicted, count in enumerate(row)
-        ]
-        shown["confusion"] = wandb.plot_table(
-            "wandb/confusion_matrix/v1",
-            wandb.Table(columns=columns, data=counts),
-            fields={name: name for name in columns},
-            string_fields={"title": "test images"},
-        )
-    if turned := diagnostics.get("turned"):
-        columns = ["angle", "test error"]
-        points = [[int(angle), error] for angle, error in turned.items()]
-        title = "test error (%) against the angle that the test images are turned by"
-        shown["turned"] = wandb.plot.line(
-            wandb.Table(columns=columns, data=points), *columns, title=title
-        )
-    if layers := diagnostics.get("layers"):
-        errors = [[name, error] for name, error in layers.items()]
-        shown["layers"] = wandb.Table(columns=["layer", "equivariance error"], data=errors)
-    return shown
-
-
-def _numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
-    """The numbers of a nested mapping under dotted names."""
-    found = {}
+    >>> collect_numbers({"seed": 1, "dirty": False, "error": {"trunk": 0.5}})
+    {'seed': 1, 'error.trunk': 0.5}
+    """
+    numbers: dict[str, int | float] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{key}.")
+            numbers |= collect_numbers(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = value
-    return found
+            numbers[f"{prefix}{key}"] = value
+    return numbers
 
 
-@contextmanager
-def _environment(**variables: str | None) -> Iterator[None]:
-    """Environment variables for a while; None stands for unset."""
-    before = {name: os.environ.get(name) for name in variables}
-
-    def put(values: Mapping[str, str | None]) -> None:
-        for name, value in values.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    put(variables)
-    try:
-        yield
-    finally:
-        put(before)
-
-
-def _typed(path: Path) -> str:
-    """A path as it is typed in the current folder."""
+def _quote(path: Path) -> str:
+    """Quote a path as it is typed in the current folder."""
     path, here = path.resolve(), Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

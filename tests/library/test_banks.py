@@ -9,7 +9,7 @@ import pytest
 import sympy
 
 from pdoe import PointGroup, filter_bank
-from pdoe.banks import JET, OPERATORS, operators, stencil, turned
+from pdoe.banks import JET, OPERATORS, operators, rotate_operator, stencil
 
 NINE = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (2, 1), (1, 2), (2, 2)]
 FIFTEEN = [
@@ -101,7 +101,7 @@ def test_a_turned_operator_is_its_symbolic_expansion(i, j, mirrored):
     for c, s in [(1, 0), (0, 1), (3 / 5, 4 / 5), (-5 / 13, 12 / 13), (-8 / 17, -15 / 17)]:
         axes = np.array([[c, s if mirrored else -s], [s, -c if mirrored else c]])
         expected = np.array(expansion(i, j, mirrored)(c, s), dtype=float)
-        np.testing.assert_allclose(turned(i, j, axes), expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(rotate_operator(i, j, axes), expected, rtol=0, atol=1e-14)
 
 
 @functools.cache

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup, export_plain
-from pdoe.fast.cpu import Dropout, MaxPool
-from pdoe.fast.norm import BatchNorm
+from pdoe.fast import BatchNorm, Dropout, MaxPool
 from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,8 +1,6 @@
 """What is faster on a CPU does what torch does: layout, norm, dropout, pooling, convolution."""
 
 import copy
-import math
-import random
 
 import pytest
 import torch
@@ -11,9 +9,9 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.fast.cpu import ChannelsLast, Dropout, MaxPool, conv2d, is_channels_last
-from pdoe.fast.norm import BatchNorm
-from pdoe.models import PlainCNN, ResNet
+from pdoe.fast import BatchNorm, ChannelsLast, Dropout, MaxPool, conv2d
+from pdoe.fast.layout import is_channels_last
+from pdoe.models import Images, PlainCNN, ResNet
 
 # --- layout --------------------------------------------------------------------------------------
 
@@ -25,10 +23,10 @@ def channels_last(x):
 
 def networks():
     p4, p8 = PointGroup(4), PointGroup(8)
-    yield PlainCNN(p8, [2, 3, 2], image_size=14), 14
-    yield PlainCNN(p4, [2] * 3, "pixels", head="group", bias=True, image_size=12), 12
-    yield PlainCNN(p4, [2] * 2, padding="same", head="pooled", hidden=3, in_channels=3), 8
-    yield PlainCNN(PointGroup(1), [3] * 3, "pixels", image_size=12), 12
+    yield PlainCNN(p8, [2, 3, 2], images=Images(size=14)), 14
+    yield PlainCNN(p4, [2] * 3, "pixels", head="group", bias=True, images=Images(size=12)), 12
+    yield PlainCNN(p4, [2] * 2, padding="same", head="pooled", hidden=3, images=Images(3)), 8
+    yield PlainCNN(PointGroup(1), [3] * 3, "pixels", images=Images(size=12)), 12
     yield ResNet(p8, 8, [1, 2, 3], offset=0.3, downsample="avgpool", head="invariant"), 16
     yield ResNet(PointGroup(6, reflections=True), 8, [2, 2, 2]), 15
     yield ResNet(p4, 11, [4, 4, 8], block="bottleneck"), 16
@@ -270,7 +268,7 @@ def test_it_works_where_another_device_is_the_default_one():
 
 def test_networks_in_training_are_mapped_over():
     p4 = PointGroup(4)
-    nets = [PlainCNN(p4, [2, 2], dropout=0.2, image_size=8) for _ in range(3)]
+    nets = [PlainCNN(p4, [2, 2], dropout=0.2, images=Images(size=8)) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(nets)
     x = torch.randn(5, 1, 8, 8)
 
@@ -286,11 +284,10 @@ def test_networks_in_training_are_mapped_over():
         torch.testing.assert_close(found[number], run(*one), rtol=1e-4, atol=1e-5)
 
 
-def test_channels_of_another_number_and_images_are_refused_as_by_torch():
-    with pytest.raises(RuntimeError, match="should contain 4 elements"):
-        BatchNorm(3)(channels_last(torch.randn(2, 4, 2, 3, 3)))
-    with pytest.raises(ValueError, match="expected 5D input"):
-        BatchNorm(3)(torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last))
+@pytest.mark.parametrize("shape", [(2, 4, 2, 3, 3), (2, 3, 4, 4), (1, 3), (2, 3, 1, 1, 1, 1)])
+def test_maps_of_another_shape_are_refused_by_the_norm(shape):
+    with pytest.raises(ValueError, match="expects a lifted map .B, 3, G, H, W., not a tensor"):
+        BatchNorm(3)(torch.randn(shape))
 
 
 def test_relu_in_place_after_it_copies_nothing():
@@ -430,7 +427,7 @@ def test_maps_of_another_form_are_refused(shape):
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
 def test_a_network_is_traced_as_it_is():
-    model = PlainCNN(PointGroup(4), [2, 2, 2], image_size=12).eval()
+    model = PlainCNN(PointGroup(4), [2, 2, 2], images=Images(size=12)).eval()
     x = torch.randn(2, 1, 12, 12)
     traced = torch.jit.trace(model, x)
     torch.testing.assert_close(traced(x), model(x))
@@ -471,44 +468,6 @@ def test_the_convolution_is_differentiated_twice_and_mapped_as_torchs_own():
             for number, one in enumerate(several):
                 expected = torch.func.grad(torchs, argument)(one, kernel)
                 torch.testing.assert_close(each[number], expected)
-
-
-# --- batch norm and strides ----------------------------------------------------------------------
-
-
-def strided(draw, shape):
-    """A tensor whose axes lie in memory in any order; those of length 1 with any stride."""
-    order = draw.choice([[0, 3, 4, 1, 2], [0, 1, 2, 3, 4], draw.sample(range(5), 5)])
-    x = torch.randn([shape[axis] for axis in order]).permute([order.index(a) for a in range(5)])
-    strides = [
-        draw.choice([stride, 0, 1, 3, 999]) if length == 1 else stride
-        for length, stride in zip(shape, x.stride(), strict=True)
-    ]
-    return x.as_strided(shape, strides)
-
-
-def test_batch_norm_has_the_right_gradients_whatever_the_strides():
-    torch.manual_seed(0)
-    draw = random.Random(0)
-    for _ in range(600):
-        sizes = [1, 1, 2, 3], [1, 2, 8], [1, 4, 8], [1, 2, 5], [1, 4, 7]
-        shape = [draw.choice(each) for each in sizes]
-        fields, training = shape[1], draw.random() < 0.5
-        if training and math.prod(shape) == fields:
-            continue
-        norm = BatchNorm(fields).train(training)
-        for numbers in (norm.running_mean, norm.weight.data, norm.bias.data):
-            numbers.normal_()
-        torchs = nn.BatchNorm3d(fields).double().train(training)
-        torchs.load_state_dict(norm.state_dict())
-        x, gradient = strided(draw, shape), strided(draw, shape)
-        plain = [torch.empty(shape, dtype=torch.double).copy_(each) for each in (x, gradient)]
-        x, reference = x.detach().requires_grad_(), plain[0].requires_grad_()
-        y, expected = norm(x), torchs(reference)
-        found = torch.autograd.grad(y, [x, *norm.parameters()], gradient)
-        known = torch.autograd.grad(expected, [reference, *torchs.parameters()], plain[1])
-        for one, other in zip((y, *found), (expected, *known), strict=True):
-            torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("order", [1, 4])

@@ -16,7 +16,7 @@ from pdoe import (
     filter_bank,
 )
 from pdoe.banks import OPERATORS
-from pdoe.banks.gaussian import WIDTH, gaussian_taps
+from pdoe.banks.gaussian import SIGMA, gaussian_taps
 from pdoe.equivariance.angles import smooth_field
 from pdoe.models import PlainCNN, ResNet
 
@@ -41,7 +41,7 @@ def coefficients(bank):
 # --- taps ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, width", [(5, 0.3), (5, WIDTH), (5, 0.8), (7, 0.9), (9, 1.1)])
+@pytest.mark.parametrize("size, width", [(5, 0.3), (5, SIGMA), (5, 0.8), (7, 0.9), (9, 1.1)])
 def test_taps_have_the_moments_of_the_derivatives_of_a_gaussian(size, width):
     """Integrated by Gauss-Hermite quadrature, exact for polynomials of degree 39."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
@@ -64,10 +64,10 @@ def test_a_width_near_nothing_leaves_central_differences_of_the_highest_order():
 
 def test_the_default_width_gives_the_third_difference_the_gaussians_fifth_moment():
     """Why it is the default: the errors of derivatives 0 to 3 are then the same in all frames."""
-    points, taps = np.arange(-2, 3.0), gaussian_taps(5, WIDTH)
+    points, taps = np.arange(-2, 3.0), gaussian_taps(5, SIGMA)
     for n in range(4):
-        assert taps[n] @ points ** (n + 2) == pytest.approx(perm(n + 2, n) * WIDTH**2, rel=1e-12)
-    assert taps[4] @ points**6 != pytest.approx(perm(6, 4) * WIDTH**2, rel=0.1)
+        assert taps[n] @ points ** (n + 2) == pytest.approx(perm(n + 2, n) * SIGMA**2, rel=1e-12)
+    assert taps[4] @ points**6 != pytest.approx(perm(6, 4) * SIGMA**2, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [5, 7, 9, 11, 13])
@@ -168,11 +168,11 @@ def test_layers_commute_exactly_with_quarter_turns_in_float64_and_stay_pixels(of
 
 
 def test_the_width_reaches_the_kernel_of_a_layer_and_of_every_layer_of_a_network():
-    layer = LiftingConv(P8, 1, 2, "gaussian", width=0.5).double()
-    expected = filter_bank(P8, "gaussian", width=0.5)
+    layer = LiftingConv(P8, 1, 2, "gaussian", bank_width=0.5).double()
+    expected = filter_bank(P8, "gaussian", bank_width=0.5)
     np.testing.assert_array_equal(layer.bank.numpy(), expected)
     assert np.abs(expected - filter_bank(P8, "gaussian")).max() > 0.1
-    assert "width=0.5" in repr(layer)
+    assert "bank_width=0.5" in repr(layer)
     options = dict(bank="gaussian", bank_width=0.5)
     for net in (
         PlainCNN(P8, [2] * 6, **options),
@@ -189,19 +189,19 @@ def test_the_width_reaches_the_kernel_of_a_layer_and_of_every_layer_of_a_network
 
 def test_no_width_is_the_square_root_of_a_half():
     default = filter_bank(P8, "gaussian")
-    np.testing.assert_array_equal(default, filter_bank(P8, "gaussian", width=sqrt(0.5)))
+    np.testing.assert_array_equal(default, filter_bank(P8, "gaussian", bank_width=sqrt(0.5)))
 
 
 @pytest.mark.parametrize("kind", ["operators", "pixels", "ring", "point"])
 def test_other_banks_refuse_a_width(kind):
-    with pytest.raises(ValueError, match=f"width.*'gaussian' alone.*{kind}"):
-        filter_bank(PointGroup(4), kind, width=0.7)
+    with pytest.raises(ValueError, match=f"bank_width.*'gaussian' alone.*{kind}"):
+        filter_bank(PointGroup(4), kind, bank_width=0.7)
 
 
 @pytest.mark.parametrize("width", [0, -1.0, float("nan"), float("inf"), "0.7", True])
 def test_a_width_that_is_no_positive_number_raises(width):
-    with pytest.raises((ValueError, TypeError), match="width is a positive number") as failure:
-        filter_bank(P8, "gaussian", width=width)
+    with pytest.raises((ValueError, TypeError), match="bank_width is a positive number") as failure:
+        filter_bank(P8, "gaussian", bank_width=width)
     assert str(width) in str(failure.value)
 
 
@@ -213,10 +213,10 @@ def test_sizes_too_small_or_even_raise(size):
 
 @pytest.mark.parametrize("size, width, enough", [(5, 0.81, 7), (5, 1.2, 11), (7, 1.0, 9)])
 def test_a_width_that_does_not_fit_the_size_raises_and_names_one_that_does(size, width, enough):
-    with pytest.raises(ValueError, match=f"give a smaller width, or size {enough}$"):
-        filter_bank(P8, "gaussian", size=size, width=width)
-    assert filter_bank(P8, "gaussian", size=enough, width=width).shape[-1] == enough
-    assert filter_bank(P8, "gaussian", width=0.8).shape[-1] == 5
+    with pytest.raises(ValueError, match=f"give a smaller bank_width, or size {enough}$"):
+        filter_bank(P8, "gaussian", size=size, bank_width=width)
+    assert filter_bank(P8, "gaussian", size=enough, bank_width=width).shape[-1] == enough
+    assert filter_bank(P8, "gaussian", bank_width=0.8).shape[-1] == 5
 
 
 @pytest.mark.parametrize("size", [13, 21, 31])
@@ -225,6 +225,6 @@ def test_large_kernels_lose_no_digits(size):
     assert np.array_equal(taps[::2], taps[::2, ::-1]) and np.array_equal(
         taps[1::2], -taps[1::2, ::-1]
     )
-    layer = LiftingConv(P8, 1, 2, bank="gaussian", size=size, width=1.3, dtype=torch.float64)
+    layer = LiftingConv(P8, 1, 2, bank="gaussian", size=size, bank_width=1.3, dtype=torch.float64)
     x = torch.randn(1, 1, size + 2, size + 2, dtype=torch.float64)
     assert max(equivariance_error(layer, P8, x).values()) < 1e-12

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
-from pdoe.data import SHAPES, DataSet
-from pdoe.fast.graphs import replayed
-from pdoe.fast.norm import BatchNorm
-from pdoe.models import PlainCNN
+from pdoe.data import SETS, DataSet
+from pdoe.fast import BatchNorm, replay_as_graphs
+from pdoe.models import Images, PlainCNN
 from pdoe.run.config import build_model, composed
 from pdoe.run.cost import estimated_seconds
 from pdoe.run.diagnostics import diagnose
@@ -43,7 +42,7 @@ def data(two_sides):
 
 def network(dropout=0.2):
     torch.manual_seed(0)
-    return PlainCNN(PointGroup(8), [3] * 6, dropout=dropout, classes=2).to(GPU)
+    return PlainCNN(PointGroup(8), [3] * 6, dropout=dropout, images=Images(classes=2)).to(GPU)
 
 
 def trained(data, dropout=0.2, **settings):
@@ -88,7 +87,7 @@ def test_the_same_seed_and_a_resumed_run_give_the_same_bits(data, tmp_path, prec
 def test_recording_changes_neither_statistics_nor_the_random_state():
     model, x = network(), torch.randn(16, 1, 28, 28, device=GPU)
     before, random = copy.deepcopy(model.state_dict()), torch.cuda.get_rng_state()
-    assert replayed(model, x, "fp32")
+    assert replay_as_graphs(model, x, "fp32")
     assert furthest(before, model.state_dict()) == 0
     assert torch.equal(random, torch.cuda.get_rng_state())
     first, second = model(x).clone(), model(x).clone()
@@ -110,7 +109,7 @@ def test_a_model_that_waits_for_the_host_is_left_alone(capsys):
             return super().forward(x) * x.sum().item()
 
     model, x = Waits(4, 4).to(GPU), torch.randn(8, 4, device=GPU)
-    assert not replayed(model, x, "fp32")
+    assert not replay_as_graphs(model, x, "fp32")
     assert "CUDA graph: no (" in capsys.readouterr().out
     model(x).sum().backward()
     torch.nn.functional.dropout(x)  # the generator is none of a recording any more
@@ -168,7 +167,7 @@ ROWS = sorted(
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_takes_steps_as_auto_has_it(row, capsys):
     config = composed(f"experiment={row}", "precision=bf16")
-    shape, classes = SHAPES[config["data"]["name"]]
+    shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
     labels = torch.arange(64) % classes

@@ -144,9 +144,22 @@ def test_reflections_is_a_truth_value_and_nothing_else():
         PointGroup(4, reflections="no")
 
 
+@pytest.mark.parametrize(("name", "known"), [("C8", "p8"), ("C1", "p1"), ("D4", "p4m")])
+def test_the_names_of_escnn_are_known_too(name, known):
+    assert PointGroup.named(name) == PointGroup.named(known)
+    assert PointGroup.named(name).name == known
+
+
+def test_a_group_whose_tables_would_be_huge_is_refused_with_the_reason():
+    for make in (lambda: PointGroup(100_000), lambda: PointGroup.named("p100000")):
+        with pytest.raises(ValueError, match="at most 1000, not 100000: its index tables"):
+            make()
+
+
 @pytest.mark.parametrize(
     "name",
-    ["p0", "p", "p4x", "P4", "", "4", "m", "pm", "p0m", "p-4", "p4.0", "p04", " p4", "p4 ", "p4\n",
+    ["p0", "q8", "C0", "c8", "D4m", "Cm", "p99999999999999999999",
+     "p", "p4x", "P4", "", "4", "m", "pm", "p0m", "p-4", "p4.0", "p04", " p4", "p4 ", "p4\n",
      "p4mm", "p4M", "pp4", "p\u0664", "p4m1", "hexagonal"],
 )  # fmt: skip
 def test_a_wrong_name_raises_and_says_what_is_allowed(name):

@@ -11,10 +11,10 @@ from torch import nn
 
 from pdoe import GroupConv, PointGroup
 from pdoe.fast import jet
-from pdoe.fast.cpu import is_channels_last, to_channels_last
 from pdoe.fast.jet import function, library
 from pdoe.fast.jet.algebra import algebra
 from pdoe.fast.jet.reference import reference
+from pdoe.fast.layout import is_channels_last, to_channels_last
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROTATIONS = [f"p{n}" for n in (*range(1, 18), 24)]

@@ -1,7 +1,5 @@
 """Bank ``ring``, ORN-8 and OR-TIPooling: what turns by 45 degrees nearly, and by 90 exactly."""
 
-import copy
-import pickle
 from math import pi
 
 import numpy as np
@@ -15,12 +13,11 @@ from pdoe import (
     convergence_order,
     equivariance_error,
     equivariance_report,
-    export_plain,
     filter_bank,
 )
-from pdoe.data.batches import rotate
-from pdoe.models import ORN
-from pdoe.models.orn import Align, Frame, Turned
+from pdoe.data.augmentation import rotate
+from pdoe.models import ORN, Images
+from pdoe.models.orn import Align, Frame, RotatedCopies
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,10 +100,10 @@ def test_parameters_are_those_of_the_source_without_its_redundant_ones():
     10 x 9, and each of 150 fields 8 biases in place of 1: 630 and 1,050 more than ours."""
     convolutions = 10 * 9 + (10 * 20 + 20 * 40 + 40 * 80) * 8 * 9 + 150
     aligned = convolutions + (640 + 1) * 1024 + (1024 + 1) * 10
-    assert sum(p.numel() for p in ORN(P8).parameters()) == aligned == 969_274
+    assert sum(p.numel() for p in ORN(P8).parameters()) == aligned
     assert aligned + 630 + 1_050 == 970_954
     pooled = convolutions + (80 + 1) * 1024 + (1024 + 1) * 10
-    assert sum(p.numel() for p in ORN(P8, head="pool").parameters()) == pooled == 395_834
+    assert sum(p.numel() for p in ORN(P8, head="pool").parameters()) == pooled
     assert sum(p.numel() for p in ORN(P8, copies=24).parameters()) == aligned
 
 
@@ -163,19 +160,9 @@ def test_black_stays_black_beyond_the_frame_whatever_the_normalisation():
     x[..., 1:3, 1:3] = 2.0
     framed = Frame(3, 3)(x)
     assert framed.shape == (1, 1, 10, 10) and framed.min() == x.min()
-    turned = Turned([0.0, pi / 4], 10)(framed)
+    turned = RotatedCopies([0.0, pi / 4], 10)(framed)
     assert turned.shape == (2, 1, 10, 10) and turned.min() >= x.min() - 1e-6
     assert turned[:, 0, 0, 0].tolist() == pytest.approx([-0.4] * 2)
-
-
-def test_dropout_is_on_the_hidden_features_alone_and_batch_norm_only_where_asked_for():
-    model = small(dropout=0.5).train()
-    x = digits()
-    assert torch.equal(model.features(model.trunk(x)), model.features(model.trunk(x)))
-    assert not torch.equal(model(x), model(x))
-    normed = ORN(P8, norm=True, norm_eps=1e-3)
-    norms = [[m for m in net.modules() if isinstance(m, nn.BatchNorm3d)] for net in (normed, model)]
-    assert [len(found) for found in norms] == [4, 0]
 
 
 # --- TI-pooling ----------------------------------------------------------------------------------
@@ -186,7 +173,7 @@ def by_definition(model, x, copies):
     framed = model.trunk[0](x)
     hidden = []
     for i in range(copies):
-        turned = Turned([2 * pi * i / copies], framed.shape[-1]).double()(framed)
+        turned = RotatedCopies([2 * pi * i / copies], framed.shape[-1]).double()(framed)
         hidden.append(model.features(model.trunk[1:](turned)))
     return model.head(torch.stack(hidden).amax(0))
 
@@ -230,39 +217,12 @@ def test_copies_are_turned_counter_clockwise_as_training_images_are():
     x = torch.zeros(1, 1, 28, 28, dtype=torch.float64)
     x[..., 9:17, 10:20] = torch.rand(8, 10)
     angles = [0.0, pi / 12, pi / 2, 4.0]
-    turned = Turned(angles, 28).double()(x)
+    turned = RotatedCopies(angles, 28).double()(x)
     expected = rotate(x.repeat(4, 1, 1, 1), torch.tensor(angles, dtype=torch.float64))
     torch.testing.assert_close(turned, expected, rtol=0, atol=1e-12)
 
 
 # --- as a module ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("copies", [1, 8])
-def test_copies_pickles_states_exports_and_compilations_compute_the_same(copies):
-    model, x = small(copies=copies), digits()
-    other = small(copies=copies)
-    other.load_state_dict(model.state_dict())
-    exported = export_plain(model)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    for twin in (
-        copy.deepcopy(model),
-        pickle.loads(pickle.dumps(model)),
-        other,
-        exported,
-        compiled,
-    ):
-        torch.testing.assert_close(twin(x), model(x), rtol=0, atol=1e-12)
-    assert {key.rsplit(".", 1)[-1] for key in model.state_dict()} == {"weight", "bias"}
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model.float()(x.float()).isfinite().all()
-
-
-def test_double_loses_no_digits_of_the_turns():
-    turned = Turned([0.3], 30)
-    exact = turned._constants()["grid"]
-    assert torch.equal(turned.double().grid, exact)
-    assert not torch.equal(exact.float().double(), exact)
 
 
 @pytest.mark.parametrize(
@@ -273,22 +233,9 @@ def test_double_loses_no_digits_of_the_turns():
         ({"copies": 0}, "positive"),
         ({"hidden": 0}, "positive"),
         ({"frame": 40}, "30 to 37"),
-        ({"image_size": 64}, "30 to 37"),
-        ({"dropout": 1.0}, "dropout"),
+        ({"images": Images(size=64)}, "30 to 37"),
     ],
 )
 def test_a_wrong_argument_raises_when_the_net_is_built(wrong, problem):
     with pytest.raises(ValueError, match=problem):
         ORN(P8, **wrong)
-
-
-def test_an_image_of_another_size_raises():
-    with pytest.raises(ValueError, match=r"made for images \[B, C, 28, 28\]"):
-        small()(digits(1, 30))
-
-
-def test_a_network_made_without_memory_has_its_tables_afterwards():
-    group, x = PointGroup(8), torch.randn(2, 3, 8, 1, 1)
-    with torch.device("meta"):
-        align = Align(group)
-    assert torch.equal(align.to_empty(device="cpu")(x), Align(group)(x))

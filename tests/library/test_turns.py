@@ -1,5 +1,4 @@
-"""Turns by any angle: what interpolates is accurate, what does not is exact, and the error of a
-layer falls with the square of the spacing where it turns, and not at all where it does not."""
+"""Rotations by any angle: accurate where they interpolate, exact elsewhere; the order is 2."""
 
 import copy
 import math
@@ -11,13 +10,12 @@ import torch
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
+from pdoe.equivariance.action import act_interpolated, rotate
 from pdoe.equivariance.angles import (
     convergence_order,
     equivariance_curve,
     field_at,
-    rotate,
     smooth_field,
-    turn,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,12 +92,14 @@ def test_every_element_moves_pixels_and_orientations_of_a_lifted_map(name, by_ma
         back = torch.from_numpy(np.linalg.inv(matrices[g]))
         moved = field_at(grid(25) @ back.T, 2 * len(group), 12.0)
         expected = moved.unflatten(0, (1, 2, len(group)))[:, :, permutation]
-        found = turn(group, g, lifted)
+        found = act_interpolated(group, g, lifted)
         assert relative(found[..., disc], expected[..., disc]) < 1e-3
         alone = lifted[:, :, :1]  # of a network on p1
-        assert torch.equal(turn(group, g, alone)[:, :, 0], turn(group, g, alone[:, :, 0]))
+        assert torch.equal(
+            act_interpolated(group, g, alone)[:, :, 0], act_interpolated(group, g, alone[:, :, 0])
+        )
         features = torch.randn(2, 5)
-        assert torch.equal(turn(group, g, features), features)
+        assert torch.equal(act_interpolated(group, g, features), features)
 
 
 # --- fields --------------------------------------------------------------------------------------
@@ -125,14 +125,6 @@ def test_smooth_images_turn_without_leaving_the_frame(degrees):
     assert relative(turned, interpolated) < 1e-2  # the bump has waves of its own
     assert torch.equal(turned, smooth_field(28, math.radians(degrees), batch=2, channels=3))
     assert not torch.equal(turned, smooth_field(28, math.radians(degrees), 2, 3, seed=1))
-
-
-@pytest.mark.parametrize("size", [9, 28])
-def test_smooth_images_at_90_degrees_are_the_turned_pixels(size):
-    still = smooth_field(size)
-    for quarters in (1, 2, 3):
-        found = smooth_field(size, quarters * pi / 2)
-        torch.testing.assert_close(found, still.rot90(quarters, (-2, -1)), rtol=0, atol=1e-12)
 
 
 # --- error over all angles -----------------------------------------------------------------------
@@ -198,7 +190,7 @@ def test_a_lifted_map_is_compared_at_the_turns_of_its_group_alone():
     model, group = small("p8", pool=False)
     curve = equivariance_curve(model, group, field, [0, 45, 90, -135])
     assert curve[90] < 1e-12 and 1e-4 < curve[45] < 0.1 and 1e-4 < curve[-135] < 0.1
-    with pytest.raises(ValueError, match=r"p8 has no turn by 30 degrees.*GroupPool"):
+    with pytest.raises(ValueError, match=r"p8 has no rotation by 30 degrees.*GroupPool"):
         equivariance_curve(model, group, field, [30])
 
 
@@ -206,6 +198,21 @@ def test_maps_smaller_than_the_margin_are_refused():
     model, group = small("p4")
     with pytest.raises(ValueError, match=r"5x5 pixels.*margin of 3"):
         equivariance_curve(model, group, torch.randn(1, 1, 5, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"margin": math.nan}, "margin is a number of pixels, at least 0, not nan"),
+        ({"margin": -1.0}, "margin is a number of pixels, at least 0, not -1.0"),
+        ({"margin": 13.4}, "28x28 pixels leave nothing to compare inside a margin of 13.4"),
+        ({"angles": []}, r"angles are numbers of degrees, at least one.*not \[\]"),
+        ({"angles": [0, math.nan]}, r"angles are numbers of degrees.*not \[0, nan\]"),
+    ],
+)
+def test_a_curve_that_would_compare_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        equivariance_curve(nn.Conv2d(1, 2, 3, padding=1).double(), PointGroup(4), field, **options)
 
 
 def test_a_curve_leaves_the_model_as_it_was():
@@ -285,7 +292,7 @@ def test_measuring_the_order_leaves_the_layers_as_they_were():
 
 @pytest.mark.parametrize("name, degrees, mirrored", [("p8", 30, False), ("p6", 60, True)])
 def test_the_order_of_an_element_that_the_group_lacks_is_not_asked(name, degrees, mirrored):
-    with pytest.raises(ValueError, match=rf"{name} has no.* turn by {degrees} degrees"):
+    with pytest.raises(ValueError, match=rf"{name} has no.* rotation by {degrees} degrees"):
         convergence_order(layers_of(name, 1), math.radians(degrees), mirrored)
 
 
@@ -293,3 +300,17 @@ def test_the_order_of_an_element_that_the_group_lacks_is_not_asked(name, degrees
 def test_layers_without_an_order_are_refused(options):
     with pytest.raises(ValueError, match="expected 3x3 weights, stride 1 and no bias, found"):
         convergence_order(layers_of("p4", 1, **options), pi / 2)
+
+
+@pytest.mark.parametrize(
+    "layers, options, kind",
+    [
+        ([], {}, TypeError),
+        ([nn.Conv2d(1, 2, 3)], {}, TypeError),
+        (layers_of("p4", 1), {"angle": math.nan}, ValueError),
+        (layers_of("p4", 1), {"spacings": [0.5]}, ValueError),
+    ],
+)
+def test_an_order_of_nothing_is_refused(layers, options, kind):
+    with pytest.raises(kind, match="layers are a LiftingConv|an order needs a finite angle"):
+        convergence_order(layers, **{"angle": pi / 2, **options})

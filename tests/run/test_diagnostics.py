@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import git
+from commands import git
 from torch import nn
 
 import train
 from pdoe import LiftingConv, PointGroup
 from pdoe.data import DataSet
-from pdoe.models import PlainCNN
+from pdoe.models import Images, PlainCNN
 from pdoe.run.checkpoints import Progress
 from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
 from pdoe.run.provenance import (
@@ -40,7 +40,9 @@ class LeftOrRight(nn.Module):
 
 
 def network(group="p8"):
-    return PlainCNN(PointGroup.named(group), [3, 3], classes=2, image_size=9, pool_after=[])
+    return PlainCNN(
+        PointGroup.named(group), [3, 3], images=Images(classes=2, size=9), pool_after=[]
+    )
 
 
 def test_a_turn_by_180_degrees_makes_left_right():

@@ -14,7 +14,7 @@ from torch import nn
 
 from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.data import DataSet
-from pdoe.fast.cpu import Dropout
+from pdoe.fast import Dropout
 from pdoe.models.roteqnet import VectorNorm
 from pdoe.run.evaluation import confusion_matrix, error_of, evaluate
 from pdoe.run.ranks import Ranks, join, leave, local_norms, said_of_ranks

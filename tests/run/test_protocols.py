@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pdoe.data import DataSet
-from pdoe.data.batches import random_rotation, random_shift_flip, rotate, to_input
-from pdoe.data.whitening import whitened
+from pdoe.data.augmentation import random_rotation, random_shift_flip, rotate
+from pdoe.data.batches import to_input
+from pdoe.data.whitening import whiten
 from pdoe.run.config import completed, configured_data, hashed
 from pdoe.run.evaluation import confusion_matrix, evaluate
 from pdoe.run.recipe import add_l1, augmentation, make_optimizer
@@ -61,7 +62,7 @@ def same(a, b):
     "select, rate", [("validation", 0.3), ("test_best", 0.3), ("train_best", 0.2)]
 )
 def test_the_epoch_that_counts_is_the_first_with_the_least_error(data, select, rate, average):
-    held = data.held_out(30, keep_test=True)
+    held = data.hold_out(30, keep_test=True)
     settings = {"average": average, "learning_rate": [[0, rate]]}
     model, rows, progress = run(held, evaluate_select=select, **settings)
     name = {"validation": "validation_error", "test_best": "test_error"}.get(select, "train_error")
@@ -78,7 +79,7 @@ def test_the_epoch_that_counts_is_the_first_with_the_least_error(data, select, r
 
 
 def test_selecting_on_validation_sees_the_test_set_once_and_trains_without_what_is_held_out(data):
-    held = data.held_out(30, keep_test=True)
+    held = data.hold_out(30, keep_test=True)
     assert (len(held.train_images), len(held.test_images)) == (40, 30)
     assert torch.equal(held.validation.test_images, data.train_images[40:])
     assert (held.validation.provenance, held.provenance) == ("made up, 30 held out", "made up")
@@ -106,7 +107,7 @@ def test_selecting_on_validation_sees_the_test_set_once_and_trains_without_what_
 
 @pytest.mark.parametrize("select", ["validation", "train_best"])
 def test_a_choice_survives_interruptions_at_every_step(data, tmp_path, select):
-    held = data.held_out(30, keep_test=True)
+    held = data.hold_out(30, keep_test=True)
     whole, rows, progress = run(held, evaluate_select=select)
     for _ in range(100):
         model, _, now = run(held, evaluate_select=select, checkpoint=tmp_path, max_seconds=0)
@@ -158,11 +159,6 @@ def test_l1_adds_the_sign_of_weights_and_of_nothing_else():
     assert all(not p.grad.any() for p in model.parameters() if p.ndim == 1)
 
 
-def test_l1_makes_weights_smaller(data):
-    plain, penalised = (run(data, l1=l1)[0][1].weight.abs().sum() for l1 in (0.0, 0.5))
-    assert penalised < 0.7 * plain
-
-
 @pytest.mark.parametrize("name", ["momentum", "adadelta"])
 def test_the_optimizers_of_the_sources_learn(data, name):
     rate = {"momentum": 0.05, "adadelta": 1.0}[name]
@@ -212,7 +208,7 @@ def test_whitened_training_images_are_uncorrelated():
     labels = torch.zeros(600, dtype=torch.int64)
     stats = ((0.1,) * 3, (0.2,) * 3, 10)
     parts = (images[:500], labels[:500], images[500:], labels[500:])
-    data = whitened(DataSet("toy", "made up", "0", *parts, *stats).held_out(100, keep_test=True))
+    data = whiten(DataSet("toy", "made up", "0", *parts, *stats).hold_out(100, keep_test=True))
     seen = to_input(data.train_images, data.mean, data.std, torch.float64).flatten(1)
     assert torch.allclose(seen, data.train_images.flatten(1).double())
     covariance = torch.cov(seen.T, correction=0)
@@ -234,7 +230,7 @@ def test_whitening_makes_no_waves_of_rounding():
     images = (255 * images / images.amax((1, 2, 3), keepdim=True)).to(torch.uint8)
     labels = torch.zeros(400, dtype=torch.int64)
     data = DataSet("toy", "made up", "0", images, labels, images, labels, 0.5, 0.3, 10)
-    x = whitened(data).train_images.flatten(1)
+    x = whiten(data).train_images.flatten(1)
     assert x.mean(1).abs().max() < 1e-3
     rows = images.flatten(1).double()
     rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import git
+from commands import git
 
 from pdoe.run import record as records
 from pdoe.run.record import (

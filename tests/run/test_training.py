@@ -16,9 +16,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup
-from pdoe.fast.cpu import Dropout
-from pdoe.fast.graphs import released
-from pdoe.models import PlainCNN
+from pdoe.fast import Dropout, release_graphs
+from pdoe.models import Images, PlainCNN
 from pdoe.run import checkpoints, training
 from pdoe.run.checkpoints import CheckpointMismatch, Progress, newest_whole
 from pdoe.run.evaluation import confusion_matrix, evaluate
@@ -68,9 +67,9 @@ def trained(data, seed=0, **settings):
 def test_a_model_that_was_replayed_is_its_own_again():
     model = network()
     model.forward = lambda x: "what was recorded"
-    released(model)
+    release_graphs(model)
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
-    released(model)
+    release_graphs(model)
 
 
 def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(data):
@@ -268,7 +267,7 @@ def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeyp
 
 def test_the_network_that_is_tested_has_its_index_tables(data, monkeypatch):
     """The tables of a layer are buffers, too: averages of them would be other numbers."""
-    model = PlainCNN(PointGroup(8), [3, 3], classes=2, image_size=8)
+    model = PlainCNN(PointGroup(8), [3, 3], images=Images(classes=2, size=8))
     tested = []
     monkeypatch.setattr(
         training, "confusion_matrix", lambda net, *_: tested.append(net) or counts(1)

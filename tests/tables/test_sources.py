@@ -12,7 +12,7 @@ from test_tracking import StandInApi, nobody_is_logged_in, server, speaks  # noq
 from pdoe.tables import runs
 from pdoe.tracking import read as logged
 from pdoe.tracking.read import Logged
-from pdoe.tracking.write import Tracker
+from pdoe.tracking.write import Label, Tracker
 
 ROWS = [
     {"epoch": 1, "learning_rate": 0.01, "train_loss": 2.0, "test_error": None, "seconds": 1.5},
@@ -32,8 +32,8 @@ def logged_run(place, one):
     folder.mkdir(parents=True)
     begun = one | {"status": "interrupted", "test_error": None, "epochs": 0}
     run = Tracker(
-        "online", folder, project="pdoe", run_id=one["run_id"], name="row", group="row", tags=[],
-        config={"seed": one["seed"]}, record=begun,
+        "online", folder, Label("pdoe", one["run_id"], "row", "row"),
+        {"seed": one["seed"]}, begun,
     )  # fmt: skip
     for row in ROWS:
         run.log(row)
@@ -66,12 +66,13 @@ def test_the_same_runs_give_the_same_table_from_each_source(
         "all": ["--runs", str(place.outputs), str(mirrors), "--wandb", "pdoe"],
     }.items():
         results = tmp_path / "results" / name
-        assert compare.main(["mnist_rot", *source, "--results", str(results)]) == 0
+        arguments = ["mnist_rot", *source, "--results", str(results), "--publish"]
+        assert compare.main(arguments) == 0
         made[name] = {path.relative_to(results): text for path, text in snapshot(results).items()}
     said = capsys.readouterr()
-    assert "2.050 ± 0.071 (n = 2; 2.000 to 2.100)" in said.out
+    assert "2.050 ± 0.071 (n = 2)" in said.out
     assert said.err.count("is the record of the same run") == 4  # of all: two runs, twice
-    assert len(made["folders"]) == 6  # runs, table, two files of figures, two of details
+    assert len(made["folders"]) == 8  # three CSV files, three pages, two files of details
     for name in made:
         assert made[name] == made["folders"], name
 
@@ -82,13 +83,13 @@ def test_a_run_that_was_killed_is_listed_and_averaged_into_nothing(tmp_path):
     place.put(record(2.1, 0))
     begun = record(None, 1, status="interrupted", manifest=MANIFEST)
     run = Tracker(
-        "offline", place.outputs, project="pdoe", run_id="id1", name="row", group="row", tags=[],
-        config={}, record=begun,
+        "offline", place.outputs, Label("pdoe", "id1", "row", "row"), {}, begun,
     )  # fmt: skip
     run.log(ROWS[0])
     run.finish(begun, failed=True)
-    assert place.compare() == 0
-    assert "1 finished, 1 interrupted" in place.table and "2.100 (n = 1)" in place.line()
+    assert place.publish() == 0
+    assert "1 finished, 1 interrupted" in place.page("machines.md")
+    assert place.ours() == "2.100 (n = 1)"
 
 
 def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
@@ -99,11 +100,11 @@ def test_two_runs_under_one_id_are_named_whatever_kept_them(tmp_path, capsys):
         folder.mkdir()
         one = record(error, 0)
         run = Tracker(
-            "offline", folder, project="pdoe", run_id="id0", name="row", group="row", tags=[],
-            config={}, record=one | {"status": "interrupted"},
+            "offline", folder, Label("pdoe", "id0", "row", "row"), {},
+            one | {"status": "interrupted"},
         )  # fmt: skip
         run.finish(one, failed=False)
-    assert place.compare() == 1
+    assert place.publish() == 1
     assert "different runs named id0" in capsys.readouterr().err and "id0" not in place.csv
 
 
@@ -114,7 +115,7 @@ def test_what_wandb_has_of_the_end_goes_before_what_it_has_of_a_start(tmp_path, 
         Logged("end", record(2.1, 0), ROWS, None),
     ]
     monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
-    assert place.compare("--wandb", "pdoe") == 0 and "2.100 (n = 1)" in place.line()
+    assert place.publish("--wandb", "pdoe") == 0 and place.ours() == "2.100 (n = 1)"
 
 
 def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch):
@@ -125,14 +126,14 @@ def test_a_smoke_run_in_a_project_is_not_in_the_full_table(tmp_path, monkeypatch
         Logged("b", record(61.0, 1, manifest=smoke), ROWS, None),
     ]
     monkeypatch.setattr(logged, "read_project", lambda project: (ones, []))
-    assert place.compare("--wandb", "pdoe") == 0
-    assert "2.100 (n = 1)" in place.line() and "id1" not in place.csv
+    assert place.publish("--wandb", "pdoe") == 0
+    assert place.ours() == "2.100 (n = 1)" and "id1" not in place.csv
 
 
 def test_a_project_that_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     place = Place(tmp_path)
     monkeypatch.setattr(logged, "_api", lambda: Broken())
-    assert place.compare("--wandb", "nobody/nothing") == 2
+    assert place.publish("--wandb", "nobody/nothing") == 2
     said = capsys.readouterr().err
     assert said == (
         "compare: refused: W&B project nobody/nothing cannot be read: Could not find it\n"
@@ -162,7 +163,7 @@ def test_mutated_runs_of_wandb_never_end_in_a_traceback(tmp_path_factory, change
     mutant = Logged("somewhere", record(2.2, 1) | changed, rows, found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logged, "read_project", lambda project: ([mutant], []))
-        assert place.compare("--wandb", "pdoe") == 0
+        assert place.publish("--wandb", "pdoe") == 0
     (line,) = [line for line in place.csv.splitlines() if line.startswith("id0,")]
     assert ",finished,2.1,2.1," in line
     assert len(runs.read_csv(place.results / "runs.csv").runs) <= 2

@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from wandb_server import ENTITY, KEY, SEEN, FakeServer
 
-from pdoe.tracking import write as tracking
+from pdoe.tracking import service as wandb_service
+from pdoe.tracking import start
+from pdoe.tracking.names import TO_WANDB, rename_from_wandb
 from pdoe.tracking.read import LoggedError, read_offline, read_offline_all, read_project
 from pdoe.tracking.service import end_service, services
-from pdoe.tracking.write import Tracker
+from pdoe.tracking.write import Label, Mistake, Tracker
 
 speaks = pytest.mark.skipif(
     not version("wandb").startswith(f"{SEEN}."),
@@ -62,12 +64,8 @@ def tracker(mode, folder, run_id="abc123", record=BEGUN):
     return Tracker(
         mode,
         folder,
-        project="pdoe",
-        run_id=run_id,
-        name="row, seed 0",
-        group="row",
-        tags=["smoke"],
-        config={"seed": 0, "recipe": {"epochs": 3}},
+        Label("pdoe", run_id, "row, seed 0", "row", ["smoke"]),
+        config={"seed": 0, "recipe": {"epochs": 3}, "data": {"name": "mnist_rot"}},
         record=record,
     )
 
@@ -80,7 +78,9 @@ def whole_run(mode, folder, **changes):
     for row in ROWS:
         run.log(row)
     filters = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    run.finish(RECORD, False, diagnostics=DIAGNOSTICS, filters=filters, weights=weights)
+    mistakes = [Mistake(np.full((1, 9, 9), 7 * n, np.uint8), n, n + 1) for n in range(3)]
+    shown = {"diagnostics": DIAGNOSTICS, "filters": filters, "mistakes": mistakes}
+    run.finish(RECORD, False, **shown, weights=weights)
     return kept(folder)[-1]
 
 
@@ -98,8 +98,9 @@ def importing():
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
 
 
-def without_none(rows):
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+def as_sent(rows):
+    """Rows as they are sent to W&B: under its names, without None."""
+    return [{TO_WANDB.get(k, k): v for k, v in row.items() if v is not None} for row in rows]
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def nobody_is_logged_in(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(tracking, "_out_of_reach", "")
+    monkeypatch.setattr(start, "unreachable", "")
     yield
     end_service()
 
@@ -183,9 +184,7 @@ def test_a_key_of_a_wrong_length_sends_a_run_offline(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, capsys, status):
     server.refuse = status
-    began = time.perf_counter()
     tracker("auto", tmp_path).finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 10
     told = capsys.readouterr()
     assert told.out.count("\n") == 1 and not told.err
     assert (
@@ -193,32 +192,30 @@ def test_a_server_that_refuses_sends_a_run_offline_at_once(tmp_path, server, cap
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nobody_listens")
 def test_a_dead_server_costs_a_process_one_wait_and_ends_it_with_0(tmp_path):
     script = f"""
-        import time
         from pathlib import Path
+        from pdoe.tracking import start
         from test_tracking import RECORD, ROWS, tracker
 
-        times = [time.perf_counter()]
+        begin, modes = start._begin, []
+        start._begin = lambda wandb, mode, how: modes.append(mode) or begin(wandb, mode, how)
         first = tracker("auto", Path({str(tmp_path / "first")!r}))
-        times.append(time.perf_counter())
         for row in ROWS:
             first.log(row)
         first.finish(RECORD, failed=False)
         second = tracker("online", Path({str(tmp_path / "second")!r}), run_id="second")
         second.finish(RECORD, failed=False)
-        times.append(time.perf_counter())
-        print([after - before for before, after in zip(times, times[1:])])
+        print(*modes)
     """
-    began = time.perf_counter()
-    done = subprocess.run(python(script), env=importing(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and time.perf_counter() - began < 40
-    first, second, times = done.stdout.splitlines()
+    done = subprocess.run(python(script), env=importing(), capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, modes = done.stdout.splitlines()
     assert first.startswith("tracking: offline (W&B is out of reach: CommError: ")
     assert second.startswith("tracking: offline (W&B is out of reach: CommError: ")
-    wait, rest = json.loads(times)
-    assert wait < 12 and rest < 6
+    assert modes == "online offline offline"
     (folder,) = kept(tmp_path / "first")
     assert read_offline(folder).metrics == ROWS
     assert [path.name[:7] for path in kept(tmp_path / "second")] == ["offline"]
@@ -246,7 +243,7 @@ def test_what_cannot_be_told_at_the_end_ends_the_tracking_alone(tmp_path, capsys
     run.log(ROWS[0])
     run.finish(RECORD, failed=False, weights=tmp_path / "nothing.pt")
     assert (
-        "\ntracking: not all of the end is told to W&B (FileNotFoundError: "
+        "\ntracking: W&B did not take all of the end of the run (FileNotFoundError: "
         in capsys.readouterr().out
     )
     assert read_offline(*kept(tmp_path)).record == RECORD
@@ -256,7 +253,7 @@ def test_what_cannot_be_told_at_the_end_ends_the_tracking_alone(tmp_path, capsys
 def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
     environment = tmp_path / "venv"  # whose Python says what it is asked for
     (environment / "bin").mkdir(parents=True)
-    (environment / "bin" / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (environment / "bin" / "python").write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
     (environment / "bin" / "python").chmod(0o755)
     runs = tmp_path / "out puts"
     newest = runs / "b" / "seed=0" / "wandb" / "offline-run-20260102_000000-b"
@@ -268,7 +265,7 @@ def test_make_view_looks_at_the_newest_run_below_a_folder(tmp_path):
         make = ["make", "view", f"VENV={environment}", f"RUN={folder}"]
         here = Path(__file__).parents[2]
         alone = {key: value for key, value in os.environ.items() if "MAKE" not in key}
-        return subprocess.run(make, cwd=here, env=alone, capture_output=True, text=True)
+        return subprocess.run(make, cwd=here, env=alone, capture_output=True, encoding="utf-8")
 
     assert view(runs).stdout == f"-m wandb leet {newest}\n"
     nothing = view(tmp_path / "venv")
@@ -285,16 +282,63 @@ def test_an_address_that_is_none_sends_a_run_offline(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the service of a process")
-def test_a_service_that_does_not_end_is_ended(tmp_path, monkeypatch):
-    from pdoe.tracking import service as wandb_service
+def test_the_log_is_whole_when_finish_returns_however_late_the_service_writes_it(
+    tmp_path, monkeypatch
+):
+    from wandb.sdk.lib.service.service_connection import ServiceConnection
 
+    tell = ServiceConnection.inform_finish
+
+    def tell_a_busy_service(connection, run_id):
+        (service,) = services()
+        os.kill(service, signal.SIGSTOP)
+        tell(connection, run_id)
+        threading.Timer(0.5, os.kill, (service, signal.SIGCONT)).start()
+
+    monkeypatch.setattr(ServiceConnection, "inform_finish", tell_a_busy_service)
+    run = tracker("offline", tmp_path)
+    run.log(ROWS[0])
+    run.finish(RECORD, failed=False)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    assert read_offline(*kept(tmp_path / "copy")).record == RECORD
+
+
+def test_steps_are_logged_now_and_then_and_are_no_metrics_of_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("pdoe.tracking.write.BETWEEN_STEPS", 0.0)
+    run = tracker("offline", tmp_path)
+    for step in range(1, 8):
+        if step == 5:
+            monkeypatch.setattr("pdoe.tracking.write.BETWEEN_STEPS", 60.0)
+        run.log_step(step, 1.0 / step, 100.0)
+        if step % 3 == 0:
+            run.log(ROWS[step // 3 - 1])
+    run.finish(RECORD, failed=False)
+    (folder,) = kept(tmp_path)
+    assert read_offline(folder).metrics == ROWS[:2]
+    (log,) = folder.glob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    lines = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=True
+    ).stdout.splitlines()
+    rows = [entry["history"]["item"] for entry in map(json.loads, lines) if "history" in entry]
+    steps = {row["train/step"]: row["train/step_loss"] for row in rows if "train/step" in row}
+    assert steps == {step: 1.0 / step for step in range(1, 5)}
+
+
+def test_runs_logged_under_the_older_names_read_the_same():
+    older = {"_step": 3, "confusion_table.ncols": 3, "filters": {"_type": "image"}} | ROWS[2]
+    assert rename_from_wandb(older) == ROWS[2]
+    assert rename_from_wandb(as_sent([ROWS[2]])[0]) == ROWS[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the service of a process")
+def test_a_service_that_does_not_end_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb_service, "PATIENCE", 1.0)
     tracker("offline", tmp_path)
     (service,) = services()
     os.kill(service, signal.SIGSTOP)
-    began = time.perf_counter()
     end_service()
-    assert not services() and time.perf_counter() - began < 10
+    assert not services()
     whole_run("offline", tmp_path / "next", run_id="next")  # and another one begins
     assert read_offline(*kept(tmp_path / "next")).record == RECORD
 
@@ -316,25 +360,29 @@ def assert_all_of_it(arrived):
     )
     assert arrived.config["recipe"]["value"] == {"epochs": 3}
     assert json.loads(arrived.config["record"]["value"]) == BEGUN
-    metrics = [{key: row[key] for key in ROWS[0] if key in row} for row in arrived.rows]
-    assert metrics == without_none(ROWS)
-    shown = set(arrived.rows[-1]) - set(ROWS[0])
-    assert shown == {"confusion_table", "turned_table", "layers", "filters"}
-    assert all(set(row) <= set(ROWS[0]) for row in arrived.rows[:-1])
+    logged = set().union(*as_sent(ROWS))
+    metrics = [{key: row[key] for key in logged if key in row} for row in arrived.rows]
+    assert metrics == as_sent(ROWS)
+    shown = {"confusion_table", "rotated_table", "layers", "filters", "misclassified"}
+    assert set(arrived.rows[-1]) - logged == {f"view/{name}" for name in shown}
+    assert all(set(row) <= logged for row in arrived.rows[:-1])
+    assert max(logged) < "view/"  # numbers are charted first
+    captions = arrived.rows[-1]["view/misclassified"]["captions"]
+    assert captions == [f"true {n}, predicted {n + 1}" for n in range(3)]
     assert arrived.summary["seconds"] == 3.9 and arrived.summary["test_error"] == 8.0
     assert arrived.summary["equivariance_error.trunk"] == 1 / 3
     assert json.loads(arrived.summary["record"]) == RECORD
     assert json.loads(arrived.summary["diagnostics"]) == DIAGNOSTICS
     assert arrived.exit_code == 0
-    (picture,) = [name for name in arrived.files if name.startswith("media/images/filters")]
+    (picture,) = [name for name in arrived.files if name.startswith("media/images/view/filters")]
     assert arrived.files[picture][:4] == b"\x89PNG"
     tables = {
-        name.split("/")[2].split("_")[0]: json.loads(content)["data"]
+        name.split("/")[3].split("_")[0]: json.loads(content)["data"]
         for name, content in arrived.files.items()
         if name.startswith("media/table/")
     }
     assert tables["confusion"] == [["0", "0", 5], ["0", "1", 1], ["1", "0", 2], ["1", "1", 7]]
-    assert tables["turned"] == [[int(a), e] for a, e in DIAGNOSTICS["turned"].items()]
+    assert tables["rotated"] == [[int(a), e] for a, e in DIAGNOSTICS["turned"].items()]
     assert tables["layers"] == [["lifting", 1e-7], ["trunk.0", 0.25]]
     (model,) = [each for each in arrived.artifacts if each["type"] == "model"]
     assert model["name"] == "model-abc123" and "last" in model["aliases"]
@@ -364,7 +412,7 @@ def test_an_offline_run_copied_elsewhere_uploads_the_same(tmp_path, server):
     # Elsewhere there is no service of this process, which runs in another folder.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
-        sync, cwd=tmp_path / "laptop", env=environment, capture_output=True, text=True
+        sync, cwd=tmp_path / "laptop", env=environment, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stderr
     assert_all_of_it(server.runs["abc123"])
@@ -393,7 +441,7 @@ def test_an_online_run_that_goes_on_keeps_its_rows(tmp_path, server):
     second = tracker("online", tmp_path, record=BEGUN | {"epochs": 2, "seconds": 2.8})
     second.log(ROWS[2])
     second.finish(RECORD, failed=False)
-    assert server.runs["abc123"].rows == without_none(ROWS)
+    assert server.runs["abc123"].rows == as_sent(ROWS)
     runs, problems = read_offline_all(tmp_path)
     assert [run.metrics for run in runs] == [ROWS] and not problems
 
@@ -402,25 +450,17 @@ def test_an_online_run_that_goes_on_keeps_its_rows(tmp_path, server):
 def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
     tmp_path, server, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tracking, "PROBE", 1)
-    monkeypatch.setattr(tracking, "END", 2)
+    monkeypatch.setattr(start, "PROBE", 1)
+    monkeypatch.setattr(start, "END", 2)
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"the weights")
     run = tracker("online", tmp_path)
     run.log(ROWS[0])
     server.die()
-    slowest = 0.0
     for row in ROWS[1:]:
-        began = time.perf_counter()
         run.log(row)
-        slowest = max(slowest, time.perf_counter() - began)
-    assert slowest < 2
-    began = time.perf_counter()
     run.finish(RECORD, failed=False, diagnostics=DIAGNOSTICS, weights=weights)
-    assert time.perf_counter() - began < 12
-    began = time.perf_counter()
     tracker("online", tmp_path / "next", run_id="next").finish(RECORD, failed=False)
-    assert time.perf_counter() - began < 6
     told = capsys.readouterr()
     assert [line.split(" (")[0].split(",")[0] for line in told.out.splitlines()] == [
         "tracking: online",
@@ -430,18 +470,6 @@ def test_a_server_that_dies_in_the_middle_neither_blocks_nor_hangs(
     assert not told.err
     logged = read_offline(*kept(tmp_path))
     assert (logged.record, logged.metrics, logged.diagnostics) == (RECORD, ROWS, DIAGNOSTICS)
-
-
-def test_a_row_costs_little(tmp_path):
-    """The bound is loose: it is what a machine full of other work must still keep."""
-    run = tracker("offline", tmp_path)
-    times = []
-    for epoch in range(1, 101):
-        began = time.perf_counter()
-        run.log(ROWS[2] | {"epoch": epoch})
-        times.append(time.perf_counter() - began)
-    run.finish(RECORD, failed=False)
-    assert statistics.median(times) < 0.02
 
 
 # ---- Read back ----------------------------------------------------------------------------------
@@ -496,10 +524,8 @@ def test_a_project_that_is_not_there_is_named(server):
 @pytest.mark.usefixtures("nobody_listens")
 def test_a_project_without_a_network_is_given_up_in_time(monkeypatch):
     monkeypatch.setattr("pdoe.tracking.read._TIMEOUT", 1)
-    began = time.perf_counter()
     with pytest.raises(LoggedError, match="^W&B project pdoe cannot be read: [^\n]*$"):
         read_project("pdoe")
-    assert time.perf_counter() - began < 10
 
 
 def test_a_project_without_a_login_asks_for_none():
@@ -516,6 +542,7 @@ def test_numbers_that_are_not_finite_read_back(tmp_path):
     assert repr(logged.record["test_error"]) == "nan"
 
 
+@pytest.mark.slow
 def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
     script = f"""
         import time
@@ -535,7 +562,7 @@ def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
     # By default W&B's service holds back up to 15 s of rows, and such a kill loses them.
     often = {"WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "0.1"}
     child = subprocess.Popen(
-        python(script), env=importing() | often, stdout=subprocess.PIPE, text=True
+        python(script), env=importing() | often, stdout=subprocess.PIPE, encoding="utf-8"
     )
     while child.stdout.readline() != "ready\n":
         pass
@@ -556,7 +583,7 @@ def test_a_killed_run_reads_back_and_its_two_starts_are_one_run(tmp_path):
     run.finish(RECORD, failed=False)
     runs, problems = read_offline_all(tmp_path)
     assert [(run.record, run.metrics) for run in runs] == [(RECORD, ROWS)] and not problems
-    (tmp_path / "seed=0" / "result.json").write_text("{}")
+    (tmp_path / "seed=0" / "result.json").write_text("{}", encoding="utf-8")
     assert read_offline_all(tmp_path) == ([], [])
 
 
@@ -586,7 +613,9 @@ def test_what_is_no_log_of_ours_is_named_in_a_line(tmp_path):
 def test_a_wandb_that_cannot_read_its_own_logs_is_named(tmp_path, monkeypatch):
     folder = whole_run("offline", tmp_path)
     older = tmp_path / "older"
-    older.write_text('#!/bin/sh\necho "Error: No such option: --json" >&2\nexit 2\n')
+    older.write_text(
+        '#!/bin/sh\necho "Error: No such option: --json" >&2\nexit 2\n', encoding="utf-8"
+    )
     older.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(older))
     with pytest.raises(LoggedError, match="reading it needs wandb 0.31 or newer$"):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..cpu import _pixels_first
+from ..layout import pixels_first
+from ..modes import is_captured, is_transformed
 from .algebra import Form
 from .function import JetConv
 from .library import load
@@ -64,7 +65,7 @@ def convolve(layer: GroupConv, x: Tensor) -> Tensor:
     planar = x.flatten(1, 2)
     # By strides, which tell where there is but one channel or pixel.
     last = planar.stride(1) == 1 and planar.stride(3) == planar.shape[1]
-    last = last and _pixels_first(planar).is_contiguous() and layer.channels_last is not False
+    last = last and pixels_first(planar).is_contiguous() and layer.channels_last is not False
     x = x.to(_arithmetic(x, layer.weight))
     return JetConv.apply(x, layer.weight, layer.bias, form_of(layer), last)
 
@@ -90,9 +91,8 @@ def _is_ordinary(x: Tensor, weight: Tensor) -> bool:
         x.device.type == weight.device.type == "cpu"
         and type(x) in (Tensor, torch.nn.Parameter)
         and type(weight) in (Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and not is_captured()
+        and not is_transformed()
         and torch.autograd.forward_ad._current_level < 0
         and torch._C._len_torch_dispatch_stack() == 0
     )

@@ -25,8 +25,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...banks.finite_differences import CENTRAL, JET, OPERATORS, pixels_in_operators, turned
-from ...banks.gaussian import SIZE, WIDTH, gaussian_taps
+from ...banks.finite_differences import (
+    CENTRAL,
+    JET,
+    OPERATORS,
+    pixels_in_operators,
+    rotate_operator,
+)
+from ...banks.gaussian import SIGMA, SIZE, gaussian_taps
 from ...groups import PointGroup, rotation
 
 # (p, q) of the 13 operators, and for p >= q the places of their real and imaginary parts.
@@ -157,7 +163,7 @@ def derivative_taps(kind: str, size: int | None, width: float | None) -> np.ndar
         return CENTRAL
     if kind != "gaussian":
         raise ValueError(f"bank {kind!r} is not made of derivatives")
-    return gaussian_taps(SIZE if size is None else size, WIDTH if width is None else width)
+    return gaussian_taps(SIZE if size is None else size, SIGMA if width is None else width)
 
 
 @lru_cache(maxsize=32)
@@ -203,7 +209,7 @@ def _complex_partials(p: int, q: int) -> np.ndarray:
 def _pixels_in_jet(offset: float, taps: np.ndarray) -> np.ndarray:
     """The nine pixels of the reference frame in the mixed operators: complex [9, 13]."""
     frame = np.array(rotation(offset))
-    pixels = pixels_in_operators() @ np.array([turned(i, j, frame) for i, j in OPERATORS])
+    pixels = pixels_in_operators() @ np.array([rotate_operator(i, j, frame) for i, j in OPERATORS])
     every = [(d - q, q) for d in range(5) for q in range(d + 1)]
     inverse = np.linalg.inv(np.stack([_complex_partials(p, q) for p, q in every]))
     pixels = pixels @ inverse

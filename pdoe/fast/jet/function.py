@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...banks.finite_differences import CENTRAL
-from ..cpu import _pixels_first
+from ..layout import pixels_first
 from .algebra import REAL_JETS, Form, mixing
 from .library import JetCall, load
 from .reference import block_numbers, reference
@@ -82,8 +82,8 @@ def _run(
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
     n, order, outputs = form.group.n, len(form.group), numbers.shape[2]
-    rows = _pixels_first(source).contiguous()
-    wanted = None if target is None else _pixels_first(target).contiguous()
+    rows = pixels_first(source).contiguous()
+    wanted = None if target is None else pixels_first(target).contiguous()
     result, gradient = None, None
     if results:
         result = _empty_map(rows, len(rows), outputs * n // order, order, *grid.size)

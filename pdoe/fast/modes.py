@@ -1,0 +1,32 @@
+"""What torch is doing around a layer: capturing, transforming, casting."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def is_captured() -> bool:
+    """Whether the program is captured by ``torch.compile``, ``torch.export`` or ``torch.jit``."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` transforms the program."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def uses_torch_alone(x: Tensor) -> bool:
+    """Whether ``x`` goes through torch's own operations: off the CPU, and in captured programs."""
+    return x.device.type != "cpu" or is_captured()
+
+
+def full_precision(weight: Tensor) -> AbstractContextManager:
+    """Switch autocast off on the device of ``weight``; the meta device has no autocast.
+
+    PyTorch up to 2.11 cannot compile the question which devices have autocast.
+    """
+    kind = weight.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

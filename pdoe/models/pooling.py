@@ -1,0 +1,21 @@
+"""Pooling over space that residual and harmonic networks share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MeanPool(nn.Module):
+    """The mean of 2x2 pixels, [B, ..., H, W] -> [B, ..., H // 2, W // 2]; exact on even sizes.
+
+    The same as ``AvgPool3d((1, 2, 2))`` on lifted maps, whose gradient is not deterministic on a
+    GPU.
+
+    >>> import torch
+    >>> MeanPool()(torch.ones(2, 7, 8, 6, 6)).shape
+    torch.Size([2, 7, 8, 3, 3])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])

@@ -1,0 +1,121 @@
+"""The generated pages of a results folder, ``table.md`` first, and the table of the README.
+
+The pages depend on the runs alone: the committed runs.csv renders to the committed pages byte for
+byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from . import columns
+from .cells import escape_markdown
+from .columns import format_table
+from .markdown import DIFFERENCES, contrast_cells, grid, read_text
+from .table import Line, contrasts
+
+PAGES = {
+    "verdicts.md": "the verdicts, their rule, intervals and published protocols",
+    "overrides.md": "runs with other settings, and one recipe for all rows",
+    "configurations.md": "runs of earlier configurations and on other data",
+    "differences.md": "differences between rows, with tests",
+    "machines.md": "devices, times, equivariance errors and commits",
+}
+
+
+def select_rows(lines: Sequence[Line]) -> list[Line]:
+    """The line of each row itself: the published rows, and ours beside them if they were run."""
+    first = {line.paper.row: line for line in reversed(lines) if not line.overrides}
+    ordered = dict.fromkeys(line.paper.row for line in lines)
+    rows = [first[row] for row in ordered if row in first]
+    return [line for line in rows if not line.paper.beside or line.ours]
+
+
+def format_readme_table(lines: Sequence[Line]) -> str:
+    """The rows that were run: method, group, parameters, published error and ours."""
+    return format_table(columns.SHORT, [line for line in select_rows(lines) if line.ours])
+
+
+def format_summary(lines: Sequence[Line]) -> str:
+    """One sentence: how many published rows were run, on what data, with what verdicts."""
+    rows = [line for line in select_rows(lines) if not line.paper.beside]
+    run = [line for line in rows if line.ours]
+    words = Counter(line.judgement[0] for line in run)
+    verdicts = ", ".join(f"{count} {word}" for word, count in words.items())
+    data = " and ".join(sorted({escape_markdown(line.provenance) for line in run}))
+    text = f"{len(run)} of the {len(rows)} published rows run with the recipe of their source"
+    return f"{text}, on {data} data: {verdicts}." if run else f"{text}."
+
+
+def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]:
+    """Every page by its name; a page without content is left out."""
+    rows, overrides, others = select_rows(lines), [], []
+    seen: set[tuple[str, str]] = set()
+    for line in lines:
+        key = line.paper.row, line.overrides
+        if key not in seen and line.overrides:
+            overrides.append(line)
+        elif key in seen:
+            others.append(line)
+        seen.add(key)
+    pages = {}
+    if scale == "full":
+        pages["verdicts.md"] = render_verdicts(rows)
+    if overrides:
+        pages["overrides.md"] = render_overrides(lines, overrides)
+    pages |= render_lists(lines, others)
+    head = [f"# {name}: the published table and ours\n"]
+    head += [read_text("smoke")] if scale != "full" else [f"**{format_summary(lines)}**\n"]
+    head += [format_table(columns.MAIN, rows), read_text("table"), read_text("marks")]
+    return {"table.md": "\n".join([*head, list_pages(pages)])} | {
+        page: f"# {name}: {PAGES[page]}\n\n{text}" for page, text in pages.items()
+    }
+
+
+def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
+    """The pages of runs that were tested on held-out training images."""
+    own = [line for line in lines if line.runs]
+    pages = render_lists(own, [line for line in own if line.another])
+    table = format_table(columns.VALIDATION, [line for line in own if not line.another])
+    head = [f"# {name}, validation: runs tested on held-out training images\n", table]
+    text = "\n".join([*head, read_text("validation"), read_text("marks"), list_pages(pages)])
+    return {"table.md": text} | {
+        page: f"# {name}, validation: {PAGES[page]}\n\n{text}" for page, text in pages.items()
+    }
+
+
+def render_verdicts(rows: Sequence[Line]) -> str:
+    run = [line for line in rows if line.ours]
+    table = [format_table(columns.VERDICTS, run)] if run else []
+    protocols = format_table(columns.PROTOCOLS, [line for line in rows if line.paper.flags])
+    return "\n".join([*table, read_text("rule"), read_text("verdicts"), protocols])
+
+
+def render_overrides(lines: Sequence[Line], overrides: Sequence[Line]) -> str:
+    common = [line for line in lines if line.common and line.common.ours]
+    parts = ["## One recipe for all rows\n", format_table(columns.COMMON, common)] if common else []
+    parts += ["## All settings\n", format_table(columns.OVERRIDES, overrides)]
+    return "\n".join([*parts, read_text("overrides"), read_text("marks")])
+
+
+def render_lists(lines: Sequence[Line], others: Sequence[Line]) -> dict[str, str]:
+    """The pages of old configurations, of differences and of machines."""
+    pages = {}
+    if others:
+        table = format_table(columns.CONFIGURATIONS, others)
+        pages["configurations.md"] = f"{table}\n{read_text('configurations')}"
+    if pairs := contrasts(lines):
+        table = grid(DIFFERENCES, map(contrast_cells, pairs))
+        pages["differences.md"] = f"{table}\n{read_text('differences')}"
+    if measured := [line for line in lines if line.runs]:
+        table = format_table(columns.MACHINES, measured)
+        pages["machines.md"] = f"{table}\n{read_text('machines')}"
+    return pages
+
+
+def list_pages(pages: dict[str, str]) -> str:
+    """Links to the other pages."""
+    links = [f"- [{page}]({page}): {PAGES[page]}\n" for page in PAGES if page in pages]
+    files = "- `runs.csv`, `statistics.csv`, `differences.csv`: all runs and all numbers\n"
+    return "".join([*links, files])
