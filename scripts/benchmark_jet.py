@@ -51,8 +51,9 @@ from pdoe.tables.markdown import grid
 PAGE = ROOT / "experiments" / "benchmarks" / "jet.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 COLUMNS = (
-    "case", "phase", "precision", "jet_layers", "dense_ms", "auto_ms", "ratio", "ratio_q1", "ratio_q3", "rounds",
-    "dense_mib", "auto_mib", "device", "threads", "torch", "commit", "dirty", "date",
+    "case", "phase", "precision", "jet_layers", "dense_ms", "auto_ms", "ratio", "ratio_q1",
+    "ratio_q3", "rounds", "dense_mib", "auto_mib", "device", "threads", "torch", "commit", "dirty",
+    "date",
 )  # fmt: skip
 ORDERS, SCALED = (4, 6, 8, 12, 16, 24, 32), "order p"
 
@@ -190,7 +191,7 @@ def tabulate(lines: list[dict]) -> str:
         memory = f"{line['auto_mib'] / line['dense_mib']:.2f}" if line.get("auto_mib") else "–"
         ratio = f"{line['ratio']:.2f} ({line['ratio_q1']:.2f} to {line['ratio_q3']:.2f})"
         times = f"{line['dense_ms']:.4g}", f"{line['auto_ms']:.4g}"
-        names = line["case"], line["phase"], line["precision"], line["jet_layers"]
+        names = line["case"], line["phase"], line["precision"], str(line["jet_layers"])
         rows.append([*names, *times, ratio, memory])
     header = (
         "case", "phase", "precision", "layers in jet form", "dense, ms", "auto, ms",
