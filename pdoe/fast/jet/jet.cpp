@@ -510,6 +510,10 @@ struct Layer {
     }
     chunks = (C + chunk - 1) / chunk;
     tiles_per_image = std::max<int64_t>((H + rows - 1) / rows, 1);
+    // Few images: smaller tiles, so that no thread waits, down to 32 pixels.
+    const int64_t wanted = (2 * at::get_num_threads() + call.batch - 1) / call.batch;
+    const int64_t most = std::max<int64_t>(H * call.width / 32, 1);
+    tiles_per_image = std::clamp(wanted, tiles_per_image, std::max(most, tiles_per_image));
     rows = (H + tiles_per_image - 1) / tiles_per_image;
     if (HALF && call.target && rows % 2 && rows < H) rows++, tiles_per_image = (H + rows - 1) / rows;
     tiles = call.batch * tiles_per_image;
@@ -906,8 +910,8 @@ struct Layer {
   }
 
   // ---- Maps at the places of the results
-  // `see(block or plane k, channel, vector)`: plane k is a part of a block.
-  S* place(S* map, int64_t pixel, int k, int64_t channel) const {
+  // Plane k is a part of a block.
+  S* at_plane(S* map, int64_t pixel, int k, int64_t channel) const {
     const int block = (k + 1) / 2;  // planes 0 | 1 2 | 3 4 | ...
     const Block& b = blocks[block];
     const int part = k > 0 && k % 2 == 0 ? 1 : 0;
@@ -922,7 +926,7 @@ struct Layer {
         copy_in(x.staged, from + (p * K + c) * n, int64_t(here) * n);
         transform.analyse(x.staged, transform.matrix.data(), x.v, n);
         for (int k = 0; k < n; k++) {
-          S* to = place(x.target, p, k, c);
+          S* to = at_plane(x.target, p, k, c);
           if (here == L) store(to, x.v[k]);
           else store_first(to, x.v[k], here);
         }
@@ -947,15 +951,18 @@ struct Layer {
         const int here = int(std::min<int64_t>(L, K - c));
         S lane[L] = {};
         if (bias) std::copy_n(bias + c, here, lane);
-        for (int k = 0; k < n; k++) x.v[k] = load(place(x.result, p, k, c));
-        transform.synthesise(x.v, transform.matrix.data(), load(lane), x.out, n);
-        copy_out(to + (p * K + c) * n, x.out, int64_t(here) * n);
+        for (int k = 0; k < n; k++) x.v[k] = load(at_plane(x.result, p, k, c));
+        M* place = to + (p * K + c) * n;
+        const bool direct = std::is_same_v<S, M> && here == L;
+        S* out = direct ? reinterpret_cast<S*>(place) : x.out;
+        transform.synthesise(x.v, transform.matrix.data(), load(lane), out, n);
+        if (!direct) copy_out(place, x.out, int64_t(here) * n);
       }
   }
 
   void run() {
     sort_slots();
-    const int64_t threads = at::get_num_threads();
+    const int64_t threads = std::clamp<int64_t>(tiles, 1, at::get_num_threads());
     S *packed, *gradients;
     of_call.fill([&](Arena& a) {
       packed = a.take<S>(call.result ? weights_size : 0);
