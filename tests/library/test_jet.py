@@ -156,6 +156,28 @@ def test_gradients_are_those_of_finite_differences_twice(compiled):
         assert torch.autograd.gradgradcheck(call, (x, *parameters), fast_mode=True)
 
 
+def test_gradients_can_be_mapped_over(compiled):
+    layer = layer_of("p4", 1, 2, offset=0.3, bias=True)
+    layer.algorithm = "jet"
+    x = map_of(layer, (4, 3), batch=1).requires_grad_()
+    y = layer(x)
+    gradients = torch.randn(3, *y.shape, dtype=y.dtype)
+    inputs = [x, *layer.parameters()]
+    mapped = torch.autograd.grad(y, inputs, gradients, retain_graph=True, is_grads_batched=True)
+    for number, gradient in enumerate(gradients):
+        expected = torch.autograd.grad(y, inputs, gradient, retain_graph=True)
+        assert max(errors([each[number] for each in mapped], expected)) < 1e-12
+
+
+def test_gradients_of_any_strides_are_read_as_they_are(compiled):
+    layer = layer_of("p8", 2, 3)
+    x = map_of(layer)
+    negated = torch.randn(2, 3, 8, 9, 9, dtype=torch.complex128).conj().imag
+    for gradient in (torch.ones(1, dtype=x.dtype).expand(2, 3, 8, 9, 9), negated):
+        found, expected = (by(algorithm, layer, x, gradient) for algorithm in ("jet", "dense"))
+        assert max(errors(found, expected)) < 1e-12
+
+
 def test_a_batch_of_none_or_one_image_is_no_exception(compiled):
     layer = layer_of("p8", 3, 2, torch.float32)
     x = map_of(layer, batch=5)

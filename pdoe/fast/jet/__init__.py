@@ -91,6 +91,7 @@ def _is_ordinary(x: Tensor, weight: Tensor) -> bool:
         x.device.type == weight.device.type == "cpu"
         and type(x) in (Tensor, torch.nn.Parameter)
         and type(weight) in (Tensor, torch.nn.Parameter)
+        and x.layout == weight.layout == torch.strided
         and not is_captured()
         and not is_transformed()
         and torch.autograd.forward_ad._current_level < 0

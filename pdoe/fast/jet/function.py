@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...banks.finite_differences import CENTRAL
 from ..layout import pixels_first
+from ..modes import is_transformed
 from .algebra import REAL_JETS, Form, mixing
 from .library import JetCall, load
 from .reference import block_numbers, reference
@@ -58,7 +59,8 @@ def _constant_arguments(form: Form) -> tuple[dict[str, int], dict[str, np.ndarra
 def _map(form: Form, adjoint: bool, dtype: torch.dtype) -> Tensor:
     constants = form.algebra
     with torch.inference_mode(False):
-        return torch.tensor(constants.adjoint_map if adjoint else constants.weight_map, dtype=dtype)
+        array = constants.adjoint_map if adjoint else constants.weight_map
+        return torch.tensor(array, dtype=dtype, device="cpu")  # whatever the default device is
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def _run(
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
     n, order, outputs = form.group.n, len(form.group), numbers.shape[2]
-    rows = pixels_first(source).contiguous()
-    wanted = None if target is None else pixels_first(target).contiguous()
+    rows = pixels_first(source).contiguous().resolve_neg()
+    wanted = None if target is None else pixels_first(target).contiguous().resolve_neg()
     result, gradient = None, None
     if results:
         result = _empty_map(rows, len(rows), outputs * n // order, order, *grid.size)
@@ -121,7 +123,7 @@ class JetConv(torch.autograd.Function):
 
     The result and the gradient of the input are channels-last in memory, or contiguous. The input
     is kept for the backward pass, nothing else. Gradients that are to be differentiated
-    again come from the same algebra in torch's operations.
+    again, or are mapped over, come from the same algebra in torch's operations.
     """
 
     @staticmethod
@@ -151,8 +153,10 @@ class JetConv(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         if not any(wanted):
             return None, None, of_bias, None, None
-        if torch.is_grad_enabled():
-            return *_twice_differentiable(x, weight, gradient, form, wanted), of_bias, None, None
+        # Neither batches of gradients nor gradients that are known to be 0 lie in memory.
+        in_memory = torch._C._has_storage(gradient) and not gradient._is_zerotensor()
+        if torch.is_grad_enabled() or is_transformed() or not in_memory:
+            return *_gradients_by_torch(x, weight, gradient, form, wanted), of_bias, None, None
         constant = _map(form, True, weight.dtype)
         numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
         source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
@@ -169,13 +173,15 @@ class JetConv(torch.autograd.Function):
         return of_x, of_weight, of_bias, None, None
 
 
-def _twice_differentiable(
+def _gradients_by_torch(
     x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: tuple[bool, bool]
 ) -> list[Tensor | None]:
-    """The gradients of x and weight, by operations that torch can differentiate again."""
+    """The gradients of x and weight, by operations that torch can differentiate and map over."""
     inputs = [each for each, needed in zip((x, weight), wanted, strict=True) if needed]
-    y = reference(x.to(weight.dtype), weight, form)
-    found = iter(torch.autograd.grad(y, inputs, gradient.to(y.dtype), create_graph=True))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = reference(x.to(weight.dtype), weight, form)
+    found = iter(torch.autograd.grad(y, inputs, gradient.to(y.dtype), create_graph=again))
     return [next(found) if needed else None for needed in wanted]
 
 
