@@ -96,16 +96,16 @@ def make_part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
     )
 
 
-def make_network(experiment: str, batch: int) -> Case:
+def make_network(experiment: str, batch: int, *overrides: str) -> Case:
     """The network of an experiment file, for the images of its data set."""
     from pdoe.run.config import build_model, composed
 
-    config = composed(f"experiment={experiment}")
+    config = composed(f"experiment={experiment}", *overrides)
     shape = SETS[config["data"]["name"]].shape
 
-    peer = make_e2cnn_p8 if experiment == "mnistrot_pdo_p8" else None
+    peer = make_e2cnn_p8 if experiment == "mnistrot_pdo_p8" and not overrides else None
     return Case(
-        f"network {experiment}, batch {batch}",
+        f"network {' '.join([experiment, *overrides])}, batch {batch}",
         lambda: build_model(config),
         (batch, *shape),
         e2cnn=peer,

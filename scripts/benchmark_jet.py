@@ -102,13 +102,15 @@ def make_layer(
 
 def list_cases() -> list[Case]:
     layers = [
-        ("p8", 45, 8, 64), ("p8", 23, 16, 64), ("p8", 11, 32, 32), ("p16", 16, 16, 32),
+        ("p8", 45, 8, 64), ("p8", 23, 16, 32), ("p8", 11, 32, 32), ("p16", 16, 16, 16),
         ("p8", 16, 16, 64), ("p8", 7, 24, 64), ("p6", 26, 8, 64), ("p6", 13, 16, 64),
         ("p6", 6, 32, 32), ("p16", 8, 16, 64), ("p6m", 12, 16, 32), ("p8", 2, 16, 64),
     ]  # fmt: skip
     networks = [
-        ("cifar10_pdo_p8_44", 32), ("cifar10_pdo_p8_26", 32), ("cifar10_pdo_p6_26", 32),
-        ("mnistrot_pdo_p8", 128), ("mnistrot_pdo_p8_large", 32), ("mnistrot_pdo_gauss_p8", 128),
+        ("cifar10_pdo_p8_44", 32), ("cifar10_pdo_p8_26", 16), ("cifar10_pdo_p6_26", 32),
+        ("cifar10_pdo_p8_26", 8, "group=p16"), ("mnistrot_pdo_p8", 128),
+        ("mnistrot_pdo_p8", 64, "group=p16"), ("mnistrot_pdo_p8_large", 32),
+        ("mnistrot_pdo_gauss_p8", 128),
     ]  # fmt: skip
     return [
         *(make_layer(*layer) for layer in layers),

@@ -88,8 +88,10 @@ def load() -> ctypes.CDLL | None:
 
 
 def _build(path: Path) -> None:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU
     from torch.utils import cpp_extension
 
+    _log.info("building the jet form, once: about 10 s")
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own for every build: two processes do not wait for each other, and what an
     # interrupted one leaves behind holds up nobody.
