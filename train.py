@@ -20,7 +20,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pdoe.data import DataError, DataSet
 from pdoe.export import export_plain, load_exported_weights
-from pdoe.run.checkpoints import CheckpointMismatch, Progress, tested_file
+from pdoe.files import STORAGE_ERRORS
+from pdoe.run.checkpoints import CheckpointMismatch, Progress
 from pdoe.run.command_line import as_path, check_groups, check_words, seconds
 from pdoe.run.config import (
     build_model,
@@ -43,6 +43,7 @@ from pdoe.run.config import (
     without_seed,
 )
 from pdoe.run.diagnostics import diagnose, measured_equivariance, turned_filters
+from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.hardware import (
     Settings,
     device_name,
@@ -50,16 +51,22 @@ from pdoe.run.hardware import (
     resolve_device,
     resolve_precision,
 )
-from pdoe.run.provenance import continued, environment, note_progress, reset_peak_memory
+from pdoe.run.provenance import (
+    device_label,
+    environment,
+    extend_manifest,
+    reset_peak_memory,
+    update_last_part,
+)
 from pdoe.run.ranks import Ranks, join, leave, said_of_ranks, synchronised
 from pdoe.run.recipe import Recipe
-from pdoe.run.record import RecordError, RunFolder, new_record, now, run_folder
+from pdoe.run.record import RecordError, continue_record, new_record, now
 from pdoe.run.trained import configuration_at, configuration_in, load_weights
 from pdoe.run.training import Diverged, Stop, Training, check, evaluate
+from pdoe.run.weights import tested_file
 from pdoe.tracking.write import Tracker
 
 ROOT = Path(__file__).resolve().parent
-FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
@@ -166,7 +173,7 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
             raise ValueError(str(error)) from error
         problem = error
     hardware = {
-        "device": device_name(device),
+        "device": device_label(device),
         "precision": config["precision"],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -188,13 +195,11 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
             data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
             hardware=hardware,
             code=ROOT,
-            before=before,
-            config_before=hashed(without_seed(configuration_in(folder.path))),
-            folder=folder.path,
         )
+        known = hashed(without_seed(configuration_in(folder.path)))
+        record = continue_record(record, before, folder.path, hashed(config), known)
         if record["status"] != "finished":
-            rows = {row["epoch"] for row in folder.metrics()}  # damaged ones are refused
-            if lost := sorted(set(range(1, record["epochs"] + 1)) - rows):
+            if lost := folder.missing_epochs(record["epochs"]):
                 print(f"{folder.path}/metrics.jsonl lacks epochs {lost[0]} to {lost[-1]}")
             if record["epochs"] and not folder.checkpoint.exists():
                 raise RecordError(
@@ -202,7 +207,7 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
                     "go on from: bring it back, or begin anew with restart=true"
                 )
             known = record.get("manifest")
-            record["manifest"] = continued(known, here, config, now(), record["epochs"])
+            record["manifest"] = extend_manifest(known, here, config, now(), record["epochs"])
             folder.write_config(OmegaConf.to_yaml(OmegaConf.create({**config, "seed": cfg.seed})))
             folder.write_result(record)
         return before, record
@@ -227,7 +232,7 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
     def log(metrics: dict[str, Any], progress: Progress) -> None:
         folder.append_metrics(metrics)
         record.update(progress.for_record(), ended=now())
-        note_progress(record["manifest"], record["ended"], progress.epoch)
+        update_last_part(record["manifest"], record["ended"], progress.epoch)
         folder.write_result(record)
         tracker.log(metrics)
 
@@ -294,14 +299,14 @@ def run(cfg: DictConfig, held: ExitStack) -> str:
     except Exception as error:
         record.update(reason=f"{type(error).__name__}: {error}")
         # On a full disk what was written stays, and the run can go on.
-        if not (isinstance(error, OSError) and error.errno in FULL):
+        if not (isinstance(error, OSError) and error.errno in STORAGE_ERRORS):
             record.update(status="failed")
             if not isinstance(error, (ValueError, TypeError)):  # those say all that is to be said
                 traceback.print_exc()
     finally:
         if record is not before:
             record["ended"] = now()
-            note_progress(record["manifest"], record["ended"], record["epochs"])
+            update_last_part(record["manifest"], record["ended"], record["epochs"])
             say(closing_line(record, folder))
         try:
             if ranks.first:
@@ -346,7 +351,7 @@ def closing_measurements(
         mirrored |= {"diagnostics": found, "filters": turned_filters(model)}
         folder.write_diagnostics(found)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
             raise
         say(f"diagnostics are left out: {type(error).__name__}: {error}")
     return mirrored

@@ -44,7 +44,6 @@ from shutil import which
 from statistics import median, quantiles
 
 import torch
-import torch.nn.functional as F
 from benchmark_cases import TARGETS, Case, cases
 from torch import nn
 
@@ -53,6 +52,7 @@ from pdoe.report.figures import render
 from pdoe.report.layer_charts import exponents, scaling
 from pdoe.run.hardware import device_name, resolve_device, resolve_precision
 from pdoe.run.record import now, repository_state
+from pdoe.run.training import train_step
 from pdoe.tables.markdown import grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,14 +109,7 @@ def prepared(
     optimizer = torch.optim.Adam(model.parameters(), capturable=mode == "graphs")
     labels = torch.randint(0, 10, (len(x),), device=device)
 
-    def work():
-        with autocast:
-            logits = model(x)
-        optimizer.zero_grad()
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-
-    return work
+    return lambda: train_step(model, optimizer, x, labels, precision)
 
 
 def recorded(work: Callable[[], None]) -> Callable[[], None]:

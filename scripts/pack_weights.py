@@ -31,8 +31,9 @@ from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, configured_data, hashed
+from pdoe.run.folder import RunFolder
 from pdoe.run.hardware import SWITCHES, worded
-from pdoe.run.record import RecordError, RunFolder, digest
+from pdoe.run.record import RecordError, digest
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
 from pdoe.tables.table import SETTING

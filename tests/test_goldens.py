@@ -48,15 +48,17 @@ def configuration(command, *more):
 
 
 def config_hash(command):
-    import train
     from pdoe.records import digest
+
+    import train
 
     return digest(train.hashed(configuration(command, "precision=fp32")))
 
 
 def folder_name(command):
-    import train
     from pdoe.records import run_folder
+
+    import train
 
     words, config = [*command.split(), "device=cpu"], configuration(command)
     overrides = train.effective_overrides(config, words)

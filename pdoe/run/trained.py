@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import nn
 
-from .checkpoints import weights_at
+from ..files import read_yaml
 from .config import completed
 from .recipe import Recipe
+from .weights import weights_at
 
 CONFIGURATION = "config.yaml"
 NEEDED = {
@@ -24,8 +24,8 @@ NEEDED = {
 def configuration_in(folder: Path) -> dict[str, Any] | None:
     """What ``config.yaml`` of a run holds, its seed included; None if it cannot be read."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(folder / CONFIGURATION))
-    except Exception:  # YAML has many ways to be damaged
+        found = read_yaml(folder / CONFIGURATION)
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

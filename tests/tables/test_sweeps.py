@@ -10,7 +10,8 @@ import torch
 
 from pdoe.run import cost
 from pdoe.run.config import hashed
-from pdoe.run.record import digest, run_folder
+from pdoe.run.folder import run_folder
+from pdoe.run.record import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
