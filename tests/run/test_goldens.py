@@ -3,7 +3,7 @@
 `goldens/` holds what commit c7db27a gave. A test that fails here says that committed runs, run
 folders or weights would be read differently. Where that is meant,
 
-    python -m tests.test_goldens hashes networks folders statistics logits interrupted
+    python tests/run/test_goldens.py hashes networks folders statistics logits interrupted
 
 writes the named ones anew. How this file reaches the library is said in its first section alone.
 """
@@ -23,7 +23,7 @@ import hydra
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = Path(__file__).resolve().parent / "goldens"
 
 # ---- Access points ------------------------------------------------------------------------------
@@ -41,27 +41,25 @@ def within_hydra():
 @cache
 def configuration(command, *more):
     """What a command line composes to, as plain values, apart from seed and the like."""
-    import train
+    from pdoe.run.config import resolved
 
     cfg = hydra.compose("config", [*command.split(), "device=cpu", *more])
-    return train.resolved(cfg, experiment_of(command))
+    return resolved(cfg, experiment_of(command))
 
 
 def config_hash(command):
-    from pdoe.records import digest
+    from pdoe.run.config import hashed
+    from pdoe.run.record import digest
 
-    import train
-
-    return digest(train.hashed(configuration(command, "precision=fp32")))
+    return digest(hashed(configuration(command, "precision=fp32")))
 
 
 def folder_name(command):
-    from pdoe.records import run_folder
-
-    import train
+    from pdoe.run.config import effective_overrides
+    from pdoe.run.folder import run_folder
 
     words, config = [*command.split(), "device=cpu"], configuration(command)
-    overrides = train.effective_overrides(config, words)
+    overrides = effective_overrides(config, words)
     seed = hydra.compose("config", words).seed
     name = experiment_of(command), overrides, seed, config["recipe"]["scale"]
     return run_folder("outputs", *name).as_posix()
@@ -69,7 +67,7 @@ def folder_name(command):
 
 def untrained_network(command):
     """Without numbers: names, shapes and dtypes alone."""
-    from pdoe.configuration import build_model
+    from pdoe.run.config import build_model
 
     config = configuration(command, "precision=fp32")
     with torch.device("meta"):
