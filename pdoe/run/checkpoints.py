@@ -135,7 +135,7 @@ def load(
     _compare(path, parts["state"], conditions, any_conditions, ranks)
     try:
         return _restore(parts, model, averaged, optimizer, ranks)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a damaged state has many ways not to fit
         reason = (str(error).splitlines() or [""])[0]
         raise CheckpointMismatch(
             f"{path} is no state of this run ({type(error).__name__}: {reason}); begin anew with "
