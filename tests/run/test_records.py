@@ -347,7 +347,10 @@ def test_many_damaged_records_are_refused_or_used(tmp_path):
         read_damaged(tmp_path, seed)
 
 
-@pytest.mark.parametrize("line", [f'{{"epoch": 2, "x": {10**400}}}', '{"epo', "5", "null", "{}", '{"epoch": "2"}', "nothing"])
+@pytest.mark.parametrize(
+    "line",
+    [f'{{"epoch": 2, "x": {10**400}}}', '{"epo', "5", "null", "{}", '{"epoch": "2"}', "nothing"],
+)
 def test_a_damaged_line_among_the_metrics_is_named_and_nothing_is_lost(tmp_path, line):
     content = f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n'
     (tmp_path / "metrics.jsonl").write_text(content)

@@ -626,7 +626,12 @@ def kill_again_and_again(data, folder, monkeypatch, luck, attempts):
             return act
 
         with monkeypatch.context() as patched, suppress(Killed):
-            for module, name in ((os, "replace"), (os, "rename"), (shutil, "rmtree"), (Path, "unlink")):
+            for module, name in (
+                (os, "replace"),
+                (os, "rename"),
+                (shutil, "rmtree"),
+                (Path, "unlink"),
+            ):
                 patched.setattr(module, name, limited(getattr(module, name)))
             fit(network(), data, **SETTINGS, checkpoint=folder, max_seconds=0.05)
     weights, _, progress = trained(data, checkpoint=folder)
