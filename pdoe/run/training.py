@@ -21,6 +21,7 @@ from .console import Console
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
 from .ranks import Ranks
 from .recipe import Recipe, add_l1, augmentation, make_optimizer, moving_average
+from .stop import Stop
 
 __all__ = ["Diverged", "Stop", "Training", "check", "evaluate", "fit"]
 
@@ -29,16 +30,6 @@ CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
 
 class Diverged(Exception):
     """The loss is not a finite number."""
-
-
-class Stop:
-    """A request to stop after the step at hand, as from a signal.
-
-    ``listening`` is true while a training loop will obey it.
-    """
-
-    def __init__(self) -> None:
-        self.requested = self.listening = False
 
 
 def fit(model: nn.Module, data: DataSet, **settings: Any) -> Progress:
