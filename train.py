@@ -122,7 +122,7 @@ def _status(cfg: Any, chosen: Any) -> str:
 
     from pdoe.data import DataError
     from pdoe.run.checkpoints import CheckpointMismatch
-    from pdoe.run.command_line import check_name
+    from pdoe.run.command_line import check_name, explain_error
     from pdoe.run.record import RecordError
     from pdoe.run.run import carry_out
     from pdoe.run.trained import evaluate_checkpoint
@@ -141,9 +141,10 @@ def _status(cfg: Any, chosen: Any) -> str:
         return "finished"
     except (*refusals, ValueError, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"train.py: {error}", file=sys.stderr)
+            print(f"train.py: {explain_error(error, sys.argv[1:], CONFIGS)}", file=sys.stderr)
         return "refused"
     except KeyboardInterrupt:
+        print("train.py: stopped; repeat the command to go on", file=sys.stderr)
         return "interrupted"
     finally:
         stop.running = False

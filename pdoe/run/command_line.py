@@ -10,7 +10,9 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 PATHS = ("checkpoint", "outputs", "data.root")
 CHOICES = ("experiment", "data", "model", "recipe", "launcher")  # folders of configs/
@@ -35,7 +37,8 @@ def quote_path(word: str) -> str:
 
 def names_of(choice: str, configs: Path) -> list[str]:
     """Return the names in one folder of ``configs``."""
-    return sorted(path.stem for path in (configs / choice).glob("*.yaml"))
+    names = sorted(path.stem for path in (configs / choice).glob("*.yaml"))
+    return [name for name in names if name != "defaults"]  # the schema of the recipes
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -79,12 +82,16 @@ def explain_choices(words: Sequence[str], configs: Path) -> str | None:
 
 
 def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
-    """Say in one line what Hydra could not read, and which key was probably meant."""
-    text = str(error).strip()
+    """Say in one line what Hydra or OmegaConf could not read, and which key was probably meant."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {text.splitlines()[0]}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
     found = re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text)
     found = found or re.search(r"Error (?:merging override|appending) ([^=\s]+)", text)
     if found is None or "already at" in text:
-        return text.splitlines()[0] if text else type(error).__name__
+        return text.splitlines()[0]
     key = found[1].lstrip("+~")
     known = _known_keys(words, configs)
     if key in RENAMED:

@@ -76,7 +76,7 @@ def parse_group(name: Any) -> PointGroup:
         return PointGroup.named(text)
     except ValueError:
         order = re.search(r"[1-9]\d*", text)
-        near = f"; did you mean p{order[0]}{'m' * (text[-1] in 'mM')}?" if order else ""
+        near = f"; did you mean p{order[0]}{'m' * (text[-1] in 'mM')}?" if order else "."
         raise ValueError(
             f"unknown group {name!r}{near} A group is pN for any number N of rotations, or pNm "
             "with reflections: p1, p4, p5, p8, p4m, p6m; or, as in escnn, C8, D4"

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..tracking.write import Tracker
-from .checkpoints import CheckpointMismatch, Progress, tested_file
+from .checkpoints import CheckpointMismatch, Progress
+from .closing import closing_line, is_disk_error, measure_trained
 from .config import (
     build_model,
     configured_data,
@@ -23,7 +23,7 @@ from .config import (
     resolved,
     without_seed,
 )
-from .diagnostics import diagnose, measured_equivariance, turned_filters
+from .diagnostics import measured_equivariance
 from .hardware import Settings, device_name, make_repeatable, resolve_device
 from .overrides import join_overrides
 from .provenance import continued, environment, note_progress, reset_peak_memory
@@ -33,8 +33,6 @@ from .stop import Stop
 from .trained import configuration_in
 from .training import Diverged, Training, check
 from .values import check_run, check_words, parse_duration
-
-FULL = (ENOSPC, EDQUOT, EIO)  # errors of a disk that another attempt may not meet
 
 
 def carry_out(cfg: DictConfig, experiment: str, task: Sequence[str], code: Path, stop: Stop) -> str:
@@ -224,7 +222,7 @@ class Run:
             self.record.update(status="diverged", reason=str(error))
         except Exception as error:
             self.record["reason"] = f"{type(error).__name__}: {error}"
-            if not _is_disk_error(error):  # on a full disk the run can be resumed
+            if not is_disk_error(error):  # on a full disk the run can be resumed
                 self.record["status"] = "failed"
                 if not isinstance(error, ValueError | TypeError):  # their messages say enough
                     traceback.print_exc()
@@ -309,23 +307,11 @@ class Run:
         self.tracker.log(metrics)
 
     def _measure(self, progress: Progress) -> None:
-        """Measure the trained network once more: equivariance, rotated test images, filters.
-
-        A failure of the diagnostics is printed and does not undo the run.
-        """
+        """Measure the trained network once more."""
         self.record["equivariance_error"] = measured_equivariance(self.model, self.data)
-        if not self.ranks.first:
-            return
-        self.mirrored["weights"] = tested_file(self.folder.checkpoint)
-        precision, count = self.config["precision"], self.recipe.test_images
-        try:
-            found = diagnose(self.model, self.data, precision, count, progress.confusion)
-            self.mirrored |= {"diagnostics": found, "filters": turned_filters(self.model)}
-            self.folder.write_diagnostics(found)
-        except Exception as error:
-            if _is_disk_error(error):
-                raise
-            self._say(f"diagnostics are left out: {type(error).__name__}: {error}")
+        if self.ranks.first:
+            trained = self.model, self.data, self.config, progress
+            self.mirrored = measure_trained(*trained, self.folder, self._say)
 
     # ---- Close --------------------------------------------------------------------------------
 
@@ -354,15 +340,3 @@ class Run:
 
     def _config_with_seed(self) -> dict[str, Any]:
         return {**self.config, "seed": self.cfg.seed}
-
-
-def _is_disk_error(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in FULL
-
-
-def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
-    """Say in a line how a run ended."""
-    if record["status"] == "finished":
-        return f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json"
-    again = "; repeat the command to go on" if record["status"] == "interrupted" else ""
-    return f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}"

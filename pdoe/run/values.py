@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from .hardware import Settings, resolve_device
 from .ranks import synchronised
 from .recipe import Recipe
 
+KEYS = {  # of a resolved configuration; the keys of a model are those of its constructor
+    "": {"experiment", "data", "group", "model", "recipe", "precision"},
+    "data": {"name", "source", "statistics", "validation"},
+    "recipe.evaluate": {"every", "last", "select", "tta_angles"},
+    "recipe.norm": {"eps", "momentum"},
+    "recipe": {"scale", "dropout", "norm", "evaluate", "sync_bn"}
+    | {field.name for field in fields(Recipe) if not field.name.startswith("evaluate_")},
+}
 WORDS: dict[str, tuple[Any, ...]] = {
     "restart": (True, False),
     "resume": ("exact", "any"),
@@ -46,6 +55,25 @@ def check_words(cfg: DictConfig) -> None:
     Settings.check(cfg)
 
 
+def check_keys(config: dict[str, Any]) -> None:
+    """Check that no key was added (``+key=``) or deleted (``~key``).
+
+    Raises:
+        ValueError: a section of the configuration has other keys.
+    """
+    recipe = config.get("recipe", {})
+    sections = {"": config, "data": config.get("data"), "recipe": recipe}
+    sections |= {f"recipe.{name}": recipe.get(name, {}) for name in ("evaluate", "norm")}
+    for name, found in sections.items():
+        known = ", ".join(sorted(KEYS[name]))
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} has the keys {known}: it is not {found!r}")
+        if wrong := KEYS[name] ^ set(found):
+            verb = "lacks" if wrong <= KEYS[name] else "has no key"
+            wrong = ", ".join(sorted(wrong - KEYS[name] or wrong))
+            raise ValueError(f"{name or 'a run'} {verb} {wrong}: its keys are {known}")
+
+
 def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
     """Check that the recipe can be carried out and that the network can be built and run.
 
@@ -57,6 +85,7 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
     Raises:
         ValueError: a value of the recipe or of the network is impossible.
     """
+    check_keys(config)
     recipe = Recipe.of(config["recipe"])
     with torch.device("meta"):
         try:
