@@ -19,9 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pdoe.run.stop import (
-    Stop,  # nothing imported so far takes long: signals are handled from now on
-)
+# Imports no torch: signals are handled before anything slow begins.
+from pdoe.run.stop import Stop
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"
@@ -59,10 +58,8 @@ def main() -> None:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-    if set(statuses) - {"finished", "interrupted"}:
-        sys.exit(1)
-    if "interrupted" in statuses:
-        sys.exit(INTERRUPTED)
+    failed = set(statuses) - {"finished", "interrupted"}
+    sys.exit(1 if failed else INTERRUPTED if "interrupted" in statuses else 0)
 
 
 def _launch() -> None:
@@ -77,23 +74,20 @@ def _launch() -> None:
     if missing := command_line.explain_choices(words, CONFIGS):
         print(f"train.py: {missing}", file=sys.stderr)
         sys.exit(2)
-    try:
-        command_line.check_names(words, CONFIGS)
-    except ValueError as error:
-        sys.exit(f"train.py: {error}")
-    sys.argv[1:] = map(command_line.quote_path, words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and they are explained here
     run_all = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
+        command_line.check_names(words, CONFIGS)
+        sys.argv[1:] = map(command_line.quote_path, words)
         run_all(_carry_out)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"train.py: {command_line.explain_error(error, words, CONFIGS)}")
     finally:
         if ranks := sys.modules.get("pdoe.run.ranks"):
             ranks.leave()
-    launched = any(re.match(r"(hydra/)?launcher=", word) for word in words)
-    if not statuses and {"-m", "--multirun"} & set(words) and not launched:
-        sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
+    if not statuses and re.search("^(-m|--multirun)$", "\n".join(words), re.M):
+        if not re.search("^(hydra/)?launcher=", "\n".join(words), re.M):  # whose runs are elsewhere
+            sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
 
 
 def _carry_out(cfg: Any) -> None:
@@ -101,8 +95,8 @@ def _carry_out(cfg: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     chosen = HydraConfig.get()
-    job = "submitit" in chosen.launcher._target_  # in a process without `main`
-    if job:  # SIGUSR2: the time of a Slurm job is nearly over, or the job is preempted
+    job = "submitit" in chosen.launcher._target_
+    if job:  # in a process without `main`; SIGUSR2: a Slurm job is out of time, or preempted
         for kind in (*SIGNALS, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(kind, interrupt)
     if stop.requested:
@@ -131,8 +125,8 @@ def _status(cfg: Any, chosen: Any) -> str:
     experiment = chosen.runtime.choices.experiment or "null"
     stop.running = True
     try:
-        check_name("experiment", experiment, CONFIGS)
-        experiment = experiment if experiment != "null" else "custom"
+        check_name("experiment", experiment, CONFIGS)  # a path, too, reads a file
+        experiment = "custom" if experiment == "null" else experiment
         if cfg.mode == "train":
             return carry_out(cfg, experiment, chosen.overrides.task, ROOT, stop)
         if cfg.mode != "evaluate":
@@ -144,7 +138,7 @@ def _status(cfg: Any, chosen: Any) -> str:
             print(f"train.py: {explain_error(error, sys.argv[1:], CONFIGS)}", file=sys.stderr)
         return "refused"
     except KeyboardInterrupt:
-        print("train.py: stopped; repeat the command to go on", file=sys.stderr)
+        print("train.py: stopped; repeat the command to resume", file=sys.stderr)
         return "interrupted"
     finally:
         stop.running = False
