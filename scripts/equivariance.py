@@ -210,7 +210,7 @@ def table(pattern: str) -> str:
     """The Markdown of all experiments that the pattern matches whose group has several elements."""
     names = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
     matching = {n: composed(f"experiment={n}") for n in names if fnmatchcase(n, pattern)}
-    chosen = {n: config for n, config in matching.items() if config["group"]["name"] != "p1"}
+    chosen = {n: config for n, config in matching.items() if config["group"] != "p1"}
     if not chosen:
         raise ValueError(f"no experiment with a group matches {pattern!r}; there are: {names}")
     lines = []

@@ -30,7 +30,7 @@ from pdoe.data.dataset import written
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, entries, network_of
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
-from pdoe.run.config import build_model, configured_data, hashed
+from pdoe.run.config import build_model, configured_data, group_name, hashed
 from pdoe.run.folder import RunFolder
 from pdoe.run.hardware import SWITCHES, worded
 from pdoe.run.record import RecordError, digest
@@ -146,7 +146,7 @@ def described(
     name: str, content: bytes, record: dict[str, Any], config: dict[str, Any], data: DataSet
 ) -> dict[str, Any]:
     """The entry of the index."""
-    model, group = config["model"]["name"], config["group"]["name"]
+    model, group = config["model"]["name"], group_name(config)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error, angles = record["test_error"], record.get("tta_angles")
     turned = f", mean over {angles} turns of each" if angles else ""
@@ -237,7 +237,7 @@ labels = net(x).argmax(1)
 | made on | {", ".join(made)} |
 | file | `{entry["file"]}`, SHA-256 `{entry["sha256"]}` |
 
-**Network.** Group {config["group"]["name"]}; {network}.
+**Network.** Group {group_name(config)}; {network}.
 
 **Recipe.** {recipe}.
 

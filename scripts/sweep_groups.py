@@ -15,10 +15,10 @@ import copy
 import sys
 from typing import Any
 
-from reproduce import ROOT, Cell, announce, chosen_seeds, composed, run
+from reproduce import Cell, announce, chosen_seeds, composed, run
 
 from pdoe.report.of_runs import GROUPS, SWEEP
-from pdoe.run.config import build_model
+from pdoe.run.config import build_model, parse_group
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 INTERRUPTED = 75
@@ -51,7 +51,7 @@ def cells_of(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
     original = composed(f"experiment={EXPERIMENT}")
     depth = len(original["model"]["widths"])
     overrides = [RECIPE]
-    if group != original["group"]["name"]:
+    if group != original["group"]:
         overrides.append(f"group={group}")
     if [width] * depth != original["model"]["widths"]:
         overrides.append(f"model.widths=[{','.join([str(width)] * depth)}]")
@@ -67,10 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     options = parser.parse_args(arguments)
-    groups = [group.strip() for group in options.groups.split(",") if group.strip()]
-    known = sorted(path.stem for path in (ROOT / "configs" / "group").glob("*.yaml"))
-    if not groups or set(groups) - set(known):
-        parser.error(f"groups are some of {', '.join(known)}, not {options.groups!r}")
+    try:
+        groups = [parse_group(group.strip()).name for group in options.groups.split(",")]
+    except ValueError as error:
+        parser.error(str(error))
     seeds = [int(seed) for seed in chosen_seeds(options.seeds)]
     original = composed(f"experiment={EXPERIMENT}")
     most = parameters(original, original["model"]["widths"][0])

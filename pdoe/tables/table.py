@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..files import as_csv
+from ..run.overrides import settings_of
 from .runs import TEST_IMAGES, Run, TableError
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
@@ -23,7 +24,6 @@ PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published n
 EMBEDDED_TEST_IMAGES = 10_000
 # The end of a provenance whose test images are training images that were held out.
 HELD_OUT = re.compile(r", (\d+) held out$")
-SETTING = re.compile(r"([\w.@/+~]+)=(.*?)(?=,[\w.@/+~]+=|$)")  # one of several overrides
 NETWORK = re.compile(r"\+*(group|model)\b")  # those that choose the network
 COMMON = ("mnistrot_common", "cifar_common")  # recipes that are the same for all rows of a table
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
@@ -102,7 +102,7 @@ class Line:
     @property
     def settings(self) -> dict[str, str]:
         """In what it differs from its row, by name."""
-        return dict(SETTING.findall(self.overrides))
+        return settings_of(self.overrides)
 
     @cached_property
     def ours(self) -> Summary | None:

@@ -8,10 +8,10 @@ import torch
 from conftest import git
 from torch import nn
 
-import train
 from pdoe import LiftingConv, PointGroup
 from pdoe.data import DataSet
 from pdoe.models import PlainCNN
+from pdoe.run import closing
 from pdoe.run.checkpoints import Progress
 from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
 from pdoe.run.folder import RunFolder
@@ -140,11 +140,11 @@ def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch)
     def broken(*arguments):
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr(train, "diagnose", broken)
+    monkeypatch.setattr(closing, "diagnose", broken)
     said = []
     config = {"precision": "fp32", "recipe": {"test_images": None}}
-    mirrored = train.closing_measurements(
-        network(), bars(), config, RunFolder(tmp_path), Progress(), said.append
+    mirrored = closing.measure_trained(
+        network(), bars(), config, Progress(), RunFolder(tmp_path), said.append
     )
     assert said == ["diagnostics are left out: RuntimeError: no memory for it"]
     assert mirrored == {"weights": None}

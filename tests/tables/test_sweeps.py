@@ -43,7 +43,7 @@ def leave(tmp_path, cell, **record):
 @pytest.mark.parametrize("group", ["p1", "p6", "p8m", "p2m"])
 def test_the_width_is_the_largest_that_the_parameters_allow(scripts, configuration, group):
     _, sweep = scripts
-    configuration["group"]["name"] = group
+    configuration["group"] = group
     width, count = sweep.widest(configuration, 26_747)
     assert count == sweep.parameters(configuration, width) <= 26_747
     assert sweep.parameters(configuration, width + 1) > 26_747
@@ -112,7 +112,7 @@ def test_unknown_groups_are_refused(scripts, capsys):
     for words in ("p7", "p8,p", ","):
         with pytest.raises(SystemExit):
             sweep.main(["--groups", words])
-        assert "groups are some of p1, p12" in capsys.readouterr().err
+        assert "unknown group" in capsys.readouterr().err
 
 
 def test_only_what_is_left_of_a_run_counts(scripts, tmp_path, monkeypatch, capsys):
