@@ -64,7 +64,7 @@ class Ranks:
         return box[0]
 
     def first_before_others(self, action: Callable[[], Any]) -> Any:
-        """Do an action on every rank, on the first one before the others, whose output is hidden."""
+        """Do an action on every rank, the first one before the others, whose output is hidden."""
         held: list[Any] = []
         self.by_first(lambda: held.append(action()))
         if not held:
