@@ -32,7 +32,8 @@ from pdoe.data.idx import read_mnist
 from pdoe.data.rotation import rotate_digits
 from pdoe.files import as_csv, write_whole
 from pdoe.run.config import build_model, completed, configured_data
-from pdoe.run.record import RunFolder, repository_state
+from pdoe.run.folder import RunFolder
+from pdoe.run.record import repository_state
 from pdoe.run.trained import configuration_at, load_weights
 from pdoe.tables.cells import escape_formula, unescape_formula
 

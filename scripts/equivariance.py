@@ -40,7 +40,7 @@ from hydra.errors import HydraException
 from pdoe import PointGroup
 from pdoe.files import write_whole
 from pdoe.run.checkpoints import CheckpointMismatch
-from pdoe.run.config import composed
+from pdoe.run.compose import composed
 from pdoe.run.record import repository_state
 from pdoe.tables.markdown import grid, insert
 from pdoe.tables.runs import TableError
@@ -120,7 +120,7 @@ def tabulate_experiments(pattern: str) -> str:
     """Markdown of the experiments that match the pattern and have a group."""
     names = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
     matching = {n: composed(f"experiment={n}") for n in names if fnmatchcase(n, pattern)}
-    chosen = {n: config for n, config in matching.items() if config["group"]["name"] != "p1"}
+    chosen = {n: config for n, config in matching.items() if config["group"] != "p1"}
     if not chosen:
         raise ValueError(f"no experiment with a group matches {pattern!r}; there are: {names}")
     lines = []

@@ -29,10 +29,11 @@ from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
-from pdoe.run.config import build_model, configured_data, hashed
+from pdoe.run.config import build_model, configured_data, group_name, hashed
+from pdoe.run.folder import RunFolder
 from pdoe.run.hardware import SWITCHES, worded
 from pdoe.run.overrides import split_overrides
-from pdoe.run.record import RecordError, RunFolder, digest
+from pdoe.run.record import RecordError, digest
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
 
@@ -155,7 +156,7 @@ def describe(
     name: str, content: bytes, record: dict[str, Any], config: dict[str, Any], data: DataSet
 ) -> dict[str, Any]:
     """The entry of the index for a packed network."""
-    model, group = config["model"]["name"], config["group"]["name"]
+    model, group = config["model"]["name"], group_name(config)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error, angles = record["test_error"], record.get("tta_angles")
     copies = f", mean over {angles} rotations of each" if angles else ""
@@ -223,7 +224,7 @@ labels = net(x).argmax(1)
 
 {format_measurement(entry, record)}
 
-**Network.** Group {config["group"]["name"]}; {network}.
+**Network.** Group {group_name(config)}; {network}.
 
 **Recipe.** {recipe}.
 

@@ -21,10 +21,12 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from pdoe.run.config import composed, hashed
+from pdoe.run.config import hashed
+from pdoe.run.compose import composed
 from pdoe.run.cost import estimated_seconds
+from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.hardware import device_name, resolve_device
-from pdoe.run.record import RecordError, RunFolder, digest, run_folder
+from pdoe.run.record import RecordError, digest
 from pdoe.tables.paper import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent

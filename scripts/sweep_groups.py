@@ -18,9 +18,8 @@ from typing import Any
 
 from reproduce import Cell, announce_cost, composed, finish, parse_seeds, train_cells
 
-from pdoe.groups import PointGroup
 from pdoe.report.learning import GROUPS, SWEEP
-from pdoe.run.config import build_model
+from pdoe.run.config import build_model, parse_group
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 
@@ -57,7 +56,7 @@ def make_cells(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]
     original = composed(f"experiment={EXPERIMENT}")
     depth = len(original["model"]["widths"])
     overrides = [RECIPE]
-    if group != original["group"]["name"]:
+    if group != original["group"]:
         overrides.append(f"group={group}")
     if [width] * depth != original["model"]["widths"]:
         overrides.append(f"model.widths=[{','.join([str(width)] * depth)}]")

@@ -1,4 +1,4 @@
-"""What a finished network does wrong, and where: measured once, at the end of a run."""
+"""The mistakes of a trained network, and where they arise: measured once, at the end of a run."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def diagnose(
 
 
 def turned_count(test_images: int | None, there: int) -> int:
-    """How many images are turned: a hundredth of those that a shortened test has."""
+    """The number of test images to rotate: a hundredth of those of a shortened test."""
     return min(there, TURNED if test_images is None else max(1, test_images // 100))
 
 
 def turned_error(
     model: nn.Module, data: DataSet, precision: str, count: int, degrees: float
 ) -> float:
-    """Test error in per cent on the first ``count`` test images, each turned counter-clockwise."""
+    """Test error in per cent on the first ``count`` test images, rotated counter-clockwise."""
     return evaluate(model, data, precision, count, [degrees])
 
 
@@ -84,7 +84,7 @@ def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | 
 
 
 def some_input(model: nn.Module, data: DataSet, count: int) -> Tensor:
-    """The first test images as the network gets them, [count, C, H, W]."""
+    """The first test images as the network's input, [count, C, H, W]."""
     dtype = next(model.parameters()).dtype
     return to_input(data.test_images[:count], data.mean, data.std, dtype)
 

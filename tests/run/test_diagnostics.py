@@ -8,21 +8,21 @@ import torch
 from commands import git
 from torch import nn
 
-import train
 from pdoe import LiftingConv, PointGroup
 from pdoe.data import DataSet
 from pdoe.models import Images, PlainCNN
+from pdoe.run import closing
 from pdoe.run.checkpoints import Progress
 from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
+from pdoe.run.folder import RunFolder
 from pdoe.run.provenance import (
-    continued,
     difference,
     environment,
-    note_progress,
+    extend_manifest,
     peak_memory,
     reset_peak_memory,
+    update_last_part,
 )
-from pdoe.run.record import RunFolder
 
 
 def bars(count=40):
@@ -142,11 +142,11 @@ def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch)
     def broken(*arguments):
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr(train, "diagnose", broken)
+    monkeypatch.setattr(closing, "diagnose", broken)
     said = []
     config = {"precision": "fp32", "recipe": {"test_images": None}}
-    mirrored = train.closing_measurements(
-        network(), bars(), config, RunFolder(tmp_path), Progress(), said.append
+    mirrored = closing.measure_trained(
+        network(), bars(), config, Progress(), RunFolder(tmp_path), said.append
     )
     assert said == ["diagnostics are left out: RuntimeError: no memory for it"]
     assert mirrored == {"weights": None}
@@ -162,11 +162,11 @@ def test_a_difference_has_one_hash_whatever_the_settings_of_git(repository, monk
 
 
 def test_a_run_in_parts_names_each_environment_once():
-    manifest = continued(None, {"cores": 2}, {"a": 1}, "2026-01-01", 0)
-    note_progress(manifest, "2026-01-02", 3)
-    manifest = continued(manifest, {"cores": 4}, {"a": 1}, "2026-01-03", 3)
-    manifest = continued(manifest, {"cores": 2}, {"a": 1}, "2026-01-04", 3)
-    note_progress(manifest, "2026-01-05", 9)
+    manifest = extend_manifest(None, {"cores": 2}, {"a": 1}, "2026-01-01", 0)
+    update_last_part(manifest, "2026-01-02", 3)
+    manifest = extend_manifest(manifest, {"cores": 4}, {"a": 1}, "2026-01-03", 3)
+    manifest = extend_manifest(manifest, {"cores": 2}, {"a": 1}, "2026-01-04", 3)
+    update_last_part(manifest, "2026-01-05", 9)
     assert manifest["environments"] == [{"cores": 2}, {"cores": 4}]
     assert [part["environment"] for part in manifest["parts"]] == [0, 1, 0]
     assert [part["epochs"] for part in manifest["parts"]] == [[0, 3], [3, 3], [3, 9]]

@@ -41,7 +41,7 @@ def within_hydra():
 @cache
 def configuration(command, *more):
     """What a command line composes to, as plain values, apart from seed and the like."""
-    from pdoe.run.config import resolved
+    from pdoe.run.compose import resolved
 
     cfg = hydra.compose("config", [*command.split(), "device=cpu", *more])
     return resolved(cfg, experiment_of(command))
@@ -55,8 +55,8 @@ def config_hash(command):
 
 
 def folder_name(command):
-    from pdoe.run.config import effective_overrides
-    from pdoe.run.record import run_folder
+    from pdoe.run.compose import effective_overrides
+    from pdoe.run.folder import run_folder
 
     words, config = [*command.split(), "device=cpu"], configuration(command)
     overrides = effective_overrides(config, words)

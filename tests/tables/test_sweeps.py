@@ -10,7 +10,8 @@ import torch
 
 from pdoe.run import cost
 from pdoe.run.config import hashed
-from pdoe.run.record import digest, run_folder
+from pdoe.run.folder import run_folder
+from pdoe.run.record import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +44,7 @@ def leave(tmp_path, cell, **record):
 @pytest.mark.parametrize("group", ["p1", "p6", "p8m", "p2m"])
 def test_the_width_is_the_largest_that_the_parameters_allow(scripts, configuration, group):
     _, sweep = scripts
-    configuration["group"]["name"] = group
+    configuration["group"] = group
     width, count = sweep.find_width(configuration, 26_747)
     assert count == sweep.count_parameters(configuration, width) <= 26_747
     assert sweep.count_parameters(configuration, width + 1) > 26_747
