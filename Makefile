@@ -50,7 +50,7 @@ compare: env ## merge the runs in outputs/ into results/ and render the tables, 
 	$(RUN) scripts/compare.py mnist_rot --readme README.md
 	$(RUN) scripts/compare.py cifar
 
-report: env ## all runs, tables and figures as one page: results/report.html
+report: env ## all runs, tables and figures as one page: outputs/report.html
 	$(RUN) scripts/report.py
 
 view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest

@@ -1,4 +1,4 @@
-"""What `scripts/benchmark.py` measures: cases, their rivals, and the targets they are held to."""
+"""The cases of `scripts/benchmark.py`, their rivals, and the targets for the results."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pdoe.fast.norm import BatchNorm
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the shape of its input [B, C, H, W], and what its rivals are made of.
+    """A network, the shape of its input [B, C, H, W], and its rivals.
 
-    ``plain`` makes the ordinary network of the same arithmetic (default: what
-    :func:`pdoe.export_plain` gives), ``e2cnn`` an equal network of that library.
+    ``plain`` makes the ordinary network with the same arithmetic (default: the result of
+    :func:`pdoe.export_plain`), ``e2cnn`` an equal network of that library.
     """
 
     name: str
@@ -35,20 +35,20 @@ class Case:
     phases: tuple[str, ...] = ("train", "eval")
 
     def makers(self) -> dict[str, Callable[[], nn.Module]]:
-        """Ours and its rivals; each takes the case's planar input."""
+        """The functions that make ours and its rivals; each takes the planar input of the case."""
         plain = self.plain or (lambda: export_plain(self.build()).train())
         makers = {"ours": self.build, "plain": plain}
         if self.e2cnn and find_spec("e2cnn"):
             makers["e2cnn"] = self.e2cnn
-        if self.plain:  # ours is an ordinary network, too, and has the same layout
+        if self.plain:  # ours is an ordinary network, too, in the same layout
             return makers
-        # A network of ours chooses its layout, a part of one has that which it is given.
+        # A network of ours chooses its layout; a part of one takes the layout of its input.
         last = [name for name in makers if self.size or name != "ours"]
         return makers | {f"{name}, channels last": makers[name] for name in last}
 
 
 class OnPlanar(nn.Module):
-    """A module on lifted maps as one on planar ones: the input is the same for every contestant."""
+    """Wrap a module on lifted maps as one on planar maps, the input of every contestant."""
 
     def __init__(self, module: nn.Module, fields: int):
         super().__init__()
@@ -59,13 +59,13 @@ class OnPlanar(nn.Module):
 
 
 class Residual(nn.Sequential):
-    """A chain of layers beside the identity."""
+    """A chain of layers plus the identity."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
-def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
+def make_part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
     """A layer, a block (layer, norm, ReLU) or a pre-activation residual block of two layers."""
     group = PointGroup.named(name)
 
@@ -83,7 +83,7 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
         return OnPlanar(chain, fields)
 
     def peer() -> nn.Module:
-        return e2cnn_part(kind, group, fields, conv().kernel_size)
+        return make_e2cnn_part(kind, group, fields, conv().kernel_size)
 
     size = fields * len(group)
     return Case(
@@ -97,14 +97,14 @@ def part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
     )
 
 
-def network(experiment: str, batch: int) -> Case:
-    """The network of an experiment file, made for the images of its data set."""
+def make_network(experiment: str, batch: int) -> Case:
+    """The network of an experiment file, for the images of its data set."""
     from pdoe.run.config import build_model, composed
 
     config = composed(f"experiment={experiment}")
     shape, _ = SHAPES[config["data"]["name"]]
 
-    peer = e2cnn_p8_network if experiment == "mnistrot_pdo_p8" else None
+    peer = make_e2cnn_p8 if experiment == "mnistrot_pdo_p8" else None
     return Case(
         f"network {experiment}, batch {batch}",
         lambda: build_model(config),
@@ -113,8 +113,8 @@ def network(experiment: str, batch: int) -> Case:
     )
 
 
-def exported(case: Case) -> Case:
-    """The exported network of a case as a contestant, beside the same one written by hand."""
+def make_exported(case: Case) -> Case:
+    """The exported network of a case, with the same network written by hand as its rival."""
 
     def by_hand() -> nn.Module:
         layers: list[nn.Module] = []
@@ -139,11 +139,11 @@ def exported(case: Case) -> Case:
     return Case(f"exported {case.name}", build, case.shape, plain=by_hand, phases=("eval",))
 
 
-@cache  # composing the experiments takes a while, and the order of the cases is asked for often
-def cases(device: str = "cpu") -> list[Case]:
-    """The cases for a kind of device; a GPU takes the residual networks in batches of 128."""
+@cache  # composing the experiments takes a while
+def list_cases(device: str = "cpu") -> list[Case]:
+    """The cases for a device type; on a GPU the residual networks have batches of 128."""
     parts = [
-        part(kind, group, fields, side, batch)
+        make_part(kind, group, fields, side, batch)
         for kind in ("layer", "block")
         for group, fields, side, batch in (
             ("p1", 128, 16, 64),
@@ -157,14 +157,14 @@ def cases(device: str = "cpu") -> list[Case]:
             ("p6m", 12, 16, 64),
         )
     ]
-    parts.append(part("residual block", "p6", 6, 32, 64))
+    parts.append(make_part("residual block", "p6", 6, 32, 64))
     networks = [
-        network("mnistrot_z2", 128),
-        network("mnistrot_p4", 128),
-        network("mnistrot_pdo_p8", 128),
-        network("mnistrot_pdo_p8_large", 32),
+        make_network("mnistrot_z2", 128),
+        make_network("mnistrot_p4", 128),
+        make_network("mnistrot_pdo_p8", 128),
+        make_network("mnistrot_pdo_p8_large", 32),
         *(
-            network(experiment, 128 if device == "cuda" else batch)
+            make_network(experiment, 128 if device == "cuda" else batch)
             for experiment, batch in (
                 ("cifar10_resnet_26", 32),
                 ("cifar10_pdo_p6_26", 32),
@@ -174,18 +174,18 @@ def cases(device: str = "cpu") -> list[Case]:
         ),
     ]
     scaling = [
-        part("scaling", group, fields, 16, 32)
+        make_part("scaling", group, fields, 16, 32)
         for group in ("p4", "p8", "p16")
         for fields in (2, 4, 8, 16)
     ]
-    return [*parts, *networks, exported(networks[2]), *scaling]
+    return [*parts, *networks, make_exported(networks[2]), *scaling]
 
 
 # ---- e2cnn --------------------------------------------------------------------------------------
 
 
 class OnTensors(nn.Module):
-    """A network of e2cnn as one on tensors."""
+    """Wrap a network of e2cnn as one on tensors."""
 
     def __init__(self, module: nn.Module, fields):
         super().__init__()
@@ -197,8 +197,8 @@ class OnTensors(nn.Module):
         return self.module(GeometricTensor(x, self.fields)).tensor
 
 
-def e2cnn_part(kind: str, group: PointGroup, count: int, size: int) -> nn.Module:
-    """As many regular fields, the same support."""
+def make_e2cnn_part(kind: str, group: PointGroup, count: int, size: int) -> nn.Module:
+    """The same part in e2cnn: as many regular fields, the same support."""
     from e2cnn import gspaces
     from e2cnn import nn as enn
 
@@ -217,8 +217,8 @@ def e2cnn_part(kind: str, group: PointGroup, count: int, size: int) -> nn.Module
     return OnTensors(enn.SequentialModule(*layers), fields)
 
 
-def e2cnn_p8_network() -> nn.Module:
-    """The layout of mnistrot_pdo_p8: sizes, fields, norm, pooling, dropout and head."""
+def make_e2cnn_p8() -> nn.Module:
+    """The network mnistrot_pdo_p8 in e2cnn: the same sizes, fields, norm, pooling and head."""
     from e2cnn import gspaces
     from e2cnn import nn as enn
 
@@ -262,7 +262,7 @@ class Target:
         ]
 
 
-def memory(line: dict[str, str]) -> float:
+def compare_memory(line: dict[str, str]) -> float:
     return float(line["ours_mib"]) / float(line["rival_mib"])
 
 
@@ -280,7 +280,7 @@ TARGETS = (
     ),
     Target("the same, both in bfloat16", P8, "train", "e2cnn*", 0.5, precision="bf16"),
     Target("residual block p6, 6 fields, training / plain", RESIDUAL, "train", "plain*", 1.15),
-    Target("its peak memory / plain", RESIDUAL, "train", "plain*", 1.10, memory),
+    Target("its peak memory / plain", RESIDUAL, "train", "plain*", 1.10, compare_memory),
     Target("exported network / the same by hand", "exported *", "eval", "plain*", 1.02),
     Target(
         "an epoch of mnistrot_pdo_p8, s", P8, "train", "plain*", 8.0, seconds_for(93 * 128), "bf16"

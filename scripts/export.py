@@ -1,12 +1,12 @@
-"""Save the network of a finished run as an ordinary one, for where pdoe is not installed.
+"""Save the network of a run as an ordinary network, which runs without pdoe.
 
     python scripts/export.py outputs/mnistrot_pdo_p8/seed=0
     python scripts/export.py outputs/mnistrot_pdo_p8/seed=0 --onnx
 
 Writes `plain.pt2` beside the record (load it with `torch.export.load(path).module()`), or
-`plain.onnx`. The input is a batch of any size of normalised images, float32; the mean and the
-standard deviation to normalise by are printed. Before anything is written the outputs are compared
-with the run's network on test images. ONNX needs `pip install '.[export]'`.
+`plain.onnx`. The input is a batch of any size of normalised images, float32; the script prints the
+mean and the standard deviation for the normalisation. Before it writes anything, it compares the
+outputs with those of the run's network on test images. ONNX needs `pip install '.[export]'`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, configured_data
 from pdoe.run.trained import configuration_at, load_weights
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
 TOLERANCE = 1e-5  # of the relative difference of the logits
 
 
-def export(folder: Path, root: str | None, onnx: bool) -> str:
-    """Export the run in this folder; a line that says what was written. ValueError if it cannot."""
+def export_run(folder: Path, root: str | None, onnx: bool) -> str:
+    """Export the run in a folder and describe the file in one line.
+
+    Raises:
+        ValueError: The folder holds no run with a checkpoint, or the outputs differ.
+    """
     found = newest_whole(folder / "checkpoint")
     if found is None or not (folder / "config.yaml").is_file():
         raise ValueError(
@@ -46,7 +47,7 @@ def export(folder: Path, root: str | None, onnx: bool) -> str:
     model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:
-        print(f"export: the run has had {epochs} of its {of} epochs", file=sys.stderr)
+        print(f"export: the run has finished {epochs} of its {of} epochs", file=sys.stderr)
 
     plain = export_plain(model)
     x = to_input(data.test_images[:256], data.mean, data.std)
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--onnx", action="store_true", help="write ONNX instead")
     options = parser.parse_args(arguments)
     try:
-        print(export(options.run, options.root, options.onnx))
+        print(export_run(options.run, options.root, options.onnx))
     except (ValueError, DataError, CheckpointMismatch, RuntimeError, OSError) as error:
         print(f"export: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1

@@ -1,13 +1,13 @@
-"""The runs, the published tables and the measurements as one page.
+"""Write the report: what was found, as one page, and its figures as SVG files.
 
     python scripts/report.py
 
-Reads what is committed, `experiments/<table>/paper.csv` and `results/`, and writes
-`results/report.html`, one file that loads nothing, and its figures as SVG files under
-`results/<table>/figures/`. The same inputs give the same bytes. What is missing keeps its place in
-the page, with the command that makes it; what is damaged is named, here and there, and left out.
+Reads what is committed, `experiments/<table>/paper.csv` and `results/`. Writes
+`outputs/report.html`, one file that loads nothing, and the figures that the Markdown pages show,
+under `results/<table>/figures/`. The same inputs give the same bytes. A section without data names
+the command that makes them; damaged input is reported and left out.
 
-Exit status: 0, the page is written; 2, refused (the line says why), nothing is written.
+Exit status: 0, the page is written; 2, refused with one line, nothing is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-os.environ["MPLBACKEND"] = "Agg"  # nothing is shown, whatever the user's is
+os.environ["MPLBACKEND"] = "Agg"  # no window, whatever the user's setting is
 
 from pdoe import report
 from pdoe.files import write_whole
@@ -27,7 +27,7 @@ from pdoe.tables.runs import TableError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def say(line: str) -> None:
+def print_problem(line: str) -> None:
     print(f"report: {line}", file=sys.stderr)
 
 
@@ -35,25 +35,26 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="read and written")
-    args = parser.parse_args(argv)
-    if not args.results.is_dir():
-        say(f"refused: {args.results} is no folder")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="read; figures")
+    parser.add_argument("--page", type=Path, default=ROOT / "outputs" / "report.html")
+    options = parser.parse_args(argv)
+    if not options.results.is_dir():
+        print_problem(f"refused: {options.results} is no folder")
         return 2
     if not find_spec("matplotlib"):
-        say("refused: figures need matplotlib: pip install '.[report]'")
+        print_problem("refused: figures need matplotlib: pip install '.[report]'")
         return 2
     try:
-        page, files, problems = report.compose(ROOT / "experiments", args.results)
+        page, files, problems = report.compose(ROOT / "experiments", options.results)
         for path, svg in files.items():
             write_whole(path, svg)
-        write_whole(args.results / "report.html", page)
+        write_whole(options.page, page)
     except (TableError, OSError, UnicodeDecodeError) as error:
-        say(f"refused: {error}")
+        print_problem(f"refused: {error}")
         return 2
     for problem in problems:
-        say(problem)
-    print(f"{args.results / 'report.html'}, with {len(files)} figures under {args.results}")
+        print_problem(problem)
+    print(f"{options.page}, with {len(files)} figures under {options.results}")
     return 0
 
 

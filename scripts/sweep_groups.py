@@ -17,7 +17,7 @@ from typing import Any
 
 from reproduce import Cell, announce, chosen_seeds, composed, run
 
-from pdoe.report.of_runs import GROUPS, SWEEP
+from pdoe.report.learning import GROUPS, SWEEP
 from pdoe.run.config import build_model, parse_group
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"

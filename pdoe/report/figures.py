@@ -1,8 +1,8 @@
-"""How every figure of the project looks, and how it is drawn: panels -> SVG.
+"""The style of every figure, and the way from panels to SVG.
 
-Colours have names. A file has a white background and the colours for it; the same drawing inside a
-page refers to the page's CSS variables of those names instead, so that it follows light and dark.
-The same data give the same bytes: no date, no random ids. Matplotlib is imported where it draws.
+Colours have names. An SVG file has a white background and the light colours. The same drawing
+inside the page uses CSS variables of those names, so that it follows light and dark mode. The same
+data give the same bytes: no date, no random ids. Matplotlib is imported only to draw.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import zip_longest
 from math import ceil, floor, log10
 from typing import Any
 
-# On white and on dark: text on its background has a contrast of at least 4.5 in both. Blue and
-# orange stay apart under every common colour blindness.
+# (light, dark). Text has a contrast of at least 4.5 to its background in both modes. Blue and
+# orange stay distinct under every common colour blindness.
 PALETTE = {
     "surface": ("#ffffff", "#16181d"),
     "ink": ("#1d232b", "#e7e8ea"),
@@ -33,7 +33,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pdoe",
     "text.parse_math": False,  # a record may hold a dollar sign
-    # The widest of the usual fonts, and part of matplotlib: what fits with it fits with the others.
+    # The widest of the usual fonts: text that fits with it fits with the others.
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "axes.titlesize": 11,
@@ -70,11 +70,11 @@ STYLE = {
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-Draw = Callable[[Any], None]  # puts one panel on its matplotlib Axes
+Draw = Callable[[Any], None]  # draws one panel on its matplotlib Axes
 
 
 def render(panels: Sequence[Draw], width: int, height: int, columns: int = 1) -> str:
-    """Panels of that many CSS pixels each as one SVG file, ``columns`` beside each other."""
+    """Draw panels of ``width x height`` CSS pixels as one SVG file with ``columns`` columns."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -95,11 +95,11 @@ def render(panels: Sequence[Draw], width: int, height: int, columns: int = 1) ->
     return re.sub(r"DejaVu Sans|'DejaVu Sans'", FONTS, out.getvalue())
 
 
-def inlined(svg: str, prefix: str, label: str) -> str:
-    """A file of :func:`render` as an element of a page whose CSS variables colour it.
+def inline_svg(svg: str, prefix: str, label: str) -> str:
+    """Turn a file of :func:`render` into an element of the page, coloured by CSS variables.
 
-    Ids that nothing refers to go, the others begin with ``prefix``; ``label`` is its text for those
-    who do not see it, escaped already.
+    Ids without a reference are removed, the others get a ``prefix``. ``label`` is the escaped
+    description for screen readers.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style .*?</style>\s*", "", svg, flags=re.S)
@@ -122,7 +122,7 @@ def inlined(svg: str, prefix: str, label: str) -> str:
 # ---- Axes ---------------------------------------------------------------------------------------
 
 
-def plain_number(value: float, _: int = 0) -> str:
+def format_number(value: float, _: int = 0) -> str:
     """A tick of a logarithmic axis: 0.5, 20, 30k, 2M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if value >= size:
@@ -130,69 +130,60 @@ def plain_number(value: float, _: int = 0) -> str:
     return f"{value:g}"
 
 
-def power_of_ten(value: float, _: int = 0) -> str:
+def format_power(value: float, _: int = 0) -> str:
     """A tick of an axis over many decades: 10⁻³."""
     return "10" + str(round(log10(value))).translate(SUPERSCRIPT)
 
 
-def logarithmic(axis: Any, low: float, high: float) -> None:
-    """A logarithmic axis from low to high with few ticks, in figures or in powers of ten."""
+def set_log_scale(axis: Any, low: float, high: float) -> None:
+    """Make an axis logarithmic from low to high, with few ticks: numbers or powers of ten."""
     from matplotlib.ticker import NullLocator
 
     axes, name = axis.axes, axis.axis_name
     axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    if many := log10(high / low) > 3.5:
-        decades = decades[:: ceil(len(decades) / 6)]
     span = log10(high / low)
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    if many := span > 3.5:
+        decades = decades[:: ceil(len(decades) / 6)]
     steps: tuple[float, ...] = (1,)
     for most, finer in ((2.8, (1, 3)), (1.6, (1, 2, 5)), (0.5, (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))):
         steps = finer if span < most else steps
     ticks = [step * 10.0**d for d in decades for step in steps]
     axis.set_ticks([tick for tick in ticks if low <= tick <= high])
-    axis.set_major_formatter(power_of_ten if many and high < 1e3 else plain_number)
+    axis.set_major_formatter(format_power if many and high < 1e3 else format_number)
     axis.set_minor_locator(NullLocator())
 
 
-def angles(axes: Any) -> None:
-    """A whole turn along x."""
+def plot_by_angle(axes: Any, values: Mapping[float, float], **style: Any) -> None:
+    """Plot values over one full rotation; the value of 0 degrees is repeated at 360."""
+    whole = dict(values) | ({360: values[0]} if 0 in values else {})
+    axes.plot(sorted(whole), [whole[angle] for angle in sorted(whole)], **style)
     axes.set_xlim(0, 360)
     axes.set_xticks([0, 90, 180, 270, 360], ["0°", "90°", "180°", "270°", "360°"])
 
 
-def closed(values: Mapping[float, float]) -> tuple[list, list]:
-    """Values by angle, in order, with that of 0 again at 360."""
-    whole = dict(values) | ({360: values[0]} if 0 in values else {})
-    return sorted(whole), [whole[angle] for angle in sorted(whole)]
-
-
-def title(axes: Any, text: str, under: str = "") -> None:
-    """What a panel shows, in bold, and under it what tells it from the others."""
+def set_title(axes: Any, text: str, under: str = "") -> None:
+    """Name a panel in bold, with smaller lines under the name."""
     axes.set_title(text, pad=9 + 13 * (1 + under.count("\n")) if under else 8)
     if under:
         place = {"xytext": (0, 5), "textcoords": "offset points", "va": "bottom"}
-        axes.annotate(under, (0, 1), xycoords="axes fraction", **place, color=LIGHT["muted"],
+        axes.annotate(under, (0, 1), xycoords="axes fraction", **place, color=MUTED,
                       fontsize=9.5, linespacing=1.25)  # fmt: skip
 
 
-def named_lines(axes: Any, edge: str, names: Mapping[str, str]) -> None:
-    """The names of lines, each in its colour, under each other in the top or bottom right corner.
-
-    They have the background behind them: a curve that runs there does not strike them out.
-    """
-    for place, (name, colour) in enumerate(names.items()):
-        below = place if edge == "top" else place - len(names) + 1
-        axes.annotate(
-            name, (0.99, 0.97 if edge == "top" else 0.03), xycoords="axes fraction",
-            xytext=(0, -15 * below), textcoords="offset points", ha="right", va=edge, color=colour,
-            bbox={"facecolor": SURFACE, "alpha": 0.75, "linewidth": 0, "pad": 1.5},
-        )  # fmt: skip
+def add_legend(axes: Any, place: str, **options: Any) -> None:
+    """Name the labelled lines in their colours, legible on top of other lines."""
+    options = {"framealpha": 0.75, "facecolor": SURFACE, "edgecolor": "none", **options}
+    options |= {"frameon": True, "labelcolor": "linecolor", "borderaxespad": 0.2}
+    axes.legend(loc=place, fontsize=9.5, **options)
 
 
-def cells(axes: Any, values: Sequence[Sequence[float]], corner: tuple[float, float]) -> None:
-    """Values in [-1, 1] as squares right of and below a corner: blue below 0, orange above.
+def draw_cells(
+    axes: Any, values: Sequence[Sequence[float]], corner: tuple[float, float] = (0, 0)
+) -> None:
+    """Draw values in [-1, 1] as unit squares: blue below 0, orange above.
 
-    The shade is an opacity, so that 0 is the background of a light page and of a dark one.
+    The shade is an opacity, so that 0 is the background in light and in dark mode.
     """
     from matplotlib.patches import Rectangle
 
@@ -205,13 +196,13 @@ def cells(axes: Any, values: Sequence[Sequence[float]], corner: tuple[float, flo
                 axes.add_patch(square)
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising heights in [0, 1], moved as little as keeps each pair at least ``gap`` apart.
+def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
+    """Move increasing heights in [0, 1] as little as possible until they are ``gap`` apart.
 
-    Where there is no room for that gap, as far apart as there is room.
+    If there is not enough room for the gap, the labels are spread evenly.
     """
     gap = min(gap, 1 / max(1, len(heights) - 1))
-    blocks: list[list[float]] = []  # [sum of the places of its first one, how many]
+    blocks: list[list[float]] = []  # [sum of the wanted places of the first label, labels]
 
     def first(block: list[float]) -> float:
         return min(max(block[0] / block[1], 0), 1 - gap * (block[1] - 1))
