@@ -34,7 +34,7 @@ def parameters(config: dict[str, Any], width: int) -> int:
 def widest(config: dict[str, Any], most: int) -> tuple[int, int]:
     """The largest width with at most that many parameters, and how many it has."""
     if parameters(config, 1) > most:
-        raise ValueError(f"one field of {config['group']['name']} has more than {most} parameters")
+        raise ValueError(f"one field of {config['group']} has more than {most} parameters")
     low, high = 1, 2
     while parameters(config, high) <= most:
         low, high = high, 2 * high

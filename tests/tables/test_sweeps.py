@@ -108,7 +108,7 @@ def test_a_sweep_that_is_stopped_begins_no_other_run(scripts, monkeypatch):
 
 def test_unknown_groups_are_refused(scripts, capsys):
     _, sweep = scripts
-    for words in ("p7", "p8,p", ","):
+    for words in ("q7", "p8,p", ","):
         with pytest.raises(SystemExit):
             sweep.main(["--groups", words])
         assert "unknown group" in capsys.readouterr().err
