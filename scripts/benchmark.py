@@ -43,7 +43,6 @@ from pdoe.files import as_csv, write_whole
 from pdoe.report.cost import fit_exponents
 from pdoe.run.hardware import device_name, resolve_device, resolve_precision
 from pdoe.run.record import now, repository_state
-from pdoe.run.training import train_step
 from pdoe.tables.markdown import grid
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -98,8 +98,8 @@ def make_part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
 
 def make_network(experiment: str, batch: int) -> Case:
     """The network of an experiment file, for the images of its data set."""
-    from pdoe.run.config import build_model
     from pdoe.run.compose import composed
+    from pdoe.run.config import build_model
 
     config = composed(f"experiment={experiment}")
     shape = SETS[config["data"]["name"]].shape

@@ -21,8 +21,8 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from pdoe.run.config import hashed
 from pdoe.run.compose import composed
+from pdoe.run.config import hashed
 from pdoe.run.cost import estimated_seconds
 from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.hardware import device_name, resolve_device

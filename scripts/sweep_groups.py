@@ -38,7 +38,7 @@ def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
         ValueError: even one field has more.
     """
     if count_parameters(config, 1) > most:
-        raise ValueError(f"one field of {config['group']['name']} has more than {most} parameters")
+        raise ValueError(f"one field of {config['group']} has more than {most} parameters")
     low, high = 1, 2
     while count_parameters(config, high) <= most:
         low, high = high, 2 * high
@@ -50,7 +50,7 @@ def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
 
 def make_cells(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
     """A line about the network of a group, and its runs; ValueError if no network is possible."""
-    PointGroup.named(group)
+    group = parse_group(group).name
     config = composed(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
     width, count = find_width(config, most)
     original = composed(f"experiment={EXPERIMENT}")

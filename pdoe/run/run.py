@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
 from .closing import closing_line, is_disk_error, measure_trained
-from .config import build_model, configured_data, hashed, without_seed
 from .compose import effective_overrides, resolved
+from .config import build_model, configured_data, hashed, without_seed
 from .diagnostics import measured_equivariance
 from .folder import RunFolder, run_folder
 from .hardware import Settings, device_name, make_repeatable, resolve_device

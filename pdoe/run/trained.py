@@ -12,8 +12,8 @@ from torch import nn
 
 from ..export import export_plain, load_exported_weights
 from ..files import read_yaml
-from .config import build_model, completed, configured_data, group_name, parse_group
 from .compose import resolved
+from .config import build_model, completed, configured_data, group_name, parse_group
 from .evaluation import evaluate
 from .hardware import device_name, make_repeatable, resolve_device, resolve_precision
 from .recipe import Recipe

@@ -16,8 +16,8 @@ from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
 from pdoe.data import SETS, DataSet
 from pdoe.fast import BatchNorm, replay_as_graphs
 from pdoe.models import Images, PlainCNN
-from pdoe.run.config import build_model
 from pdoe.run.compose import composed
+from pdoe.run.config import build_model
 from pdoe.run.cost import estimated_seconds
 from pdoe.run.diagnostics import diagnose
 from pdoe.run.hardware import SWITCHES, Settings, make_repeatable

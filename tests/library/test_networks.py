@@ -15,8 +15,8 @@ from torch import nn
 from pdoe import PointGroup, equivariance_error, equivariance_report, export_plain
 from pdoe.models import MODELS, Images, Network, Norm
 from pdoe.models.roteqnet import VectorNorm
-from pdoe.run.config import build_model
 from pdoe.run.compose import composed
+from pdoe.run.config import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,8 +15,8 @@ import train
 from pdoe import PointGroup
 from pdoe.data import DataSet
 from pdoe.run.command_line import names_of
-from pdoe.run.config import build_model, completed, hashed
 from pdoe.run.compose import effective_overrides, resolved
+from pdoe.run.config import build_model, completed, hashed
 from pdoe.run.record import digest
 from pdoe.run.training import fit
 from pdoe.run.values import parse_duration

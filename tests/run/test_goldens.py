@@ -91,7 +91,6 @@ COMMANDS = (
     "experiment=mnistrot_pdo_p8 group=p8 recipe.epochs=200 data.source=auto",  # change nothing
     "experiment=mnistrot_pdo_p8 group=p6 seed=3",
     "experiment=mnistrot_pdo_p8 recipe.epochs=5 group=p6 max_time=01:00:00",
-    "experiment=mnistrot_pdo_p8 group=p4 group.name=p8",
     "experiment=mnistrot_p4 recipe=smoke",
     "experiment=mnistrot_p4 recipe=smoke recipe.train_images=128 seed=1",
     "experiment=mnistrot_pdo_p8_large recipe=mnistrot_common seed=2",

@@ -23,8 +23,8 @@ from pdoe import export_plain
 from pdoe.data import load_data
 from pdoe.run import run as run_module
 from pdoe.run import training
-from pdoe.run.config import build_model, configured_data
 from pdoe.run.compose import composed
+from pdoe.run.config import build_model, configured_data
 from pdoe.run.folder import RunFolder
 
 ROOT = Path(train.__file__).parent

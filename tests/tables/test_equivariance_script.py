@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from pdoe import PointGroup
 from pdoe.equivariance.error import equivariance_report
 from pdoe.run.checkpoints import Position, Progress, save
-from pdoe.run.config import build_model
 from pdoe.run.compose import composed
+from pdoe.run.config import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "equivariance"
