@@ -22,8 +22,8 @@ class Options:
     Args:
         seed: of the order of the data, and of augmentation.
         precision: "fp32", "bf16" (autocast) or "fp64" (a model in float64).
-        cuda_graph: replay the passes of a step, see :func:`pdoe.fast.graphs.replayed`; one rank
-            alone. It costs a step or two of time and the memory of one.
+        cuda_graph: replay the passes of a step, see :func:`pdoe.fast.graphs.replay_as_graphs`; one
+            rank alone. It costs a step or two of time and the memory of one.
         checkpoint: folder of the resumable state, written after each epoch and every five minutes;
             None for none.
         conditions: what else must be as it was to resume, name -> value.
