@@ -142,7 +142,7 @@ def estimate_cost(cells: Sequence[Cell]) -> None:
     more = "at least" if None in whole.values() else "about"
     print(
         f"{more} {format_duration(total)} in all on {device_name(device)}, by a few steps of each "
-        "network; Ctrl-C stops, and the same command goes on",
+        "network; after Ctrl-C the same command resumes",
         flush=True,
     )
 
@@ -200,7 +200,7 @@ def finish(statuses: dict[Cell, int], total: int, *compare: str) -> int:
         compare: arguments of scripts/compare.py.
     """
     if INTERRUPTED in statuses.values():
-        print("stopped; the same command goes on", flush=True)
+        print("stopped; the same command resumes", flush=True)
         return INTERRUPTED
     failures, compared = describe_failures(statuses, total), 0
     if 0 in statuses.values() or len(statuses) < total:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .recipe import Recipe
 from .state import Progress
 
+FIRST_SECONDS = 10.0  # until the first line of a log
 LINE_SECONDS = 30.0  # between two lines of a log
 POSTFIX_SECONDS = 0.5  # between two texts behind the bar
 STEP_SECONDS = 10.0  # between two calls of log_step
@@ -33,11 +34,11 @@ class Pace:
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """An epoch begins, or is resumed after ``step`` steps, which may have had other speed."""
+        """Begin an epoch, or resume it after ``step`` steps, which are not measured."""
         self.first, self.began = step, time.perf_counter()
 
     def measure(self, step: int) -> None:
-        """So many steps of the epoch are done."""
+        """Measure the seconds per step, now that ``step`` steps of the epoch are done."""
         if step > self.first:
             self.seconds_per_step = (time.perf_counter() - self.began) / (step - self.first)
 
@@ -59,8 +60,8 @@ class Display:
     """Shows the progress of a run.
 
     On a terminal: a bar over the images of an epoch with images per second, loss and the time that
-    is left of the run, and a line for each epoch. Elsewhere: the same as a line, at most every 30
-    seconds, and the line for each epoch.
+    is left of the run, and a line for each epoch. Elsewhere: the same as a line, after ten seconds
+    and then at most every 30 seconds, and the line for each epoch.
 
     Args:
         pace: the speed of the run.
@@ -78,7 +79,8 @@ class Display:
         self.interactive = shown and sys.stderr.isatty()
         self.bar: tqdm | None = None
         self.losses: deque[float] = deque(maxlen=20)
-        self.last_line = self.last_postfix = time.perf_counter()
+        self.last_postfix = time.perf_counter()
+        self.last_line = self.last_postfix + FIRST_SECONDS - LINE_SECONDS
         self.last_step = -STEP_SECONDS
 
     def resume(self, progress: Progress) -> None:
