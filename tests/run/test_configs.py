@@ -30,43 +30,6 @@ EXPERIMENTS, MODELS, RECIPES = (
 )
 GROUPS = ("p1", "p2", "p3", "p4", "p5", "p6", "p8", "p17", "p1m", "p4m", "p6m")
 COMMITTED = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8")  # with runs in results/
-PARAMETERS = {
-    "mnistrot_z2": 21_750,
-    "mnistrot_p4": 24_680,
-    "mnistrot_pdo_p8": 26_747,
-    "mnistrot_pdo_p8_large": 650_714,
-    "mnistrot_sfcnn": 2_692_690,
-    "mnistrot_e2cnn_c16": 2_692_690,
-    "mnistrot_pdo_gauss_p8": 26_747,
-    "mnistrot_orn8": 969_274,
-    "mnistrot_or_tipooling": 969_274,
-    "mnistrot_ptn_b": 131_959,
-    "mnistrot_ptn_cnn": 256_337,
-    "mnistrot_roteqnet": 104_828,
-    "mnistrot_hnet": 22_826,
-    "cifar10_resnet_26": 369_498,
-    "cifar10_resnet_44": 2_636_074,
-    "cifar10_resnet_1001": 10_327_706,
-    "cifar10_wrn_26": 36_479_194,
-    "cifar10_gcnn_p4m_44": 2_621_693,
-    "cifar10_gcnn_p4m_26": 7_171_535,
-    "cifar10_hexaconv_p6_26": 336_490,
-    "cifar10_hexaconv_p6m_26": 337_885,
-    "cifar10_pdo_p6_26": 362_386,
-    "cifar10_pdo_gauss_p6_26": 362_386,
-    "cifar10_pdo_p6m_26": 372_587,
-    "cifar10_pdo_p8_44": 2_621_693,
-    "cifar10_pdo_p8_26": 4_591_630,
-    "cifar100_resnet_26": 375_348,
-    "cifar100_resnet_44": 2_647_684,
-    "cifar100_resnet_1001": 10_350_836,
-    "cifar100_wrn_26": 36_536_884,
-    "cifar100_gcnn_p4m_44": 2_654_183,
-    "cifar100_pdo_p6_26": 376_516,
-    "cifar100_pdo_p6m_26": 392_117,
-    "cifar100_pdo_p8_44": 2_654_183,
-    "cifar100_pdo_p8_26": 4_649_320,
-}
 
 
 @cache
@@ -88,18 +51,13 @@ def made_up(name, size):
     return DataSet(name, "made up", "0", images, labels, images, labels, mean, mean, classes)
 
 
-def test_every_experiment_has_its_parameters_pinned():
-    assert set(EXPERIMENTS) == set(PARAMETERS)
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_has_its_parameters_and_takes_a_step(name):
+def test_an_experiment_takes_a_step(name):
     chosen = config(f"experiment={name}")
     named, recipe = chosen["data"]["name"], chosen["recipe"]
     assert name.startswith(named.replace("_", ""))
     data = made_up(named, 28 if named == "mnist_rot" else 4)  # residual networks take any size
     model = build_model(chosen, data)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     before = [p.detach().clone() for p in model.parameters()]
     fit(
         model,
