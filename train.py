@@ -13,7 +13,6 @@ repeat the command). Under torchrun or a Hydra launcher, any unfinished run exit
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -85,9 +84,10 @@ def _launch() -> None:
     finally:
         if ranks := sys.modules.get("pdoe.run.ranks"):
             ranks.leave()
-    if not statuses and re.search("^(-m|--multirun)$", "\n".join(words), re.M):
-        if not re.search("^(hydra/)?launcher=", "\n".join(words), re.M):  # whose runs are elsewhere
-            sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
+    if unfinished := command_line.describe_unfinished(statuses):
+        print(f"train.py: {unfinished}", file=sys.stderr)
+    if not statuses and command_line.is_local_sweep(words):
+        sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
 
 
 def _carry_out(cfg: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,7 +52,8 @@ def check_names(words: Sequence[str], configs: Path) -> None:
     """Check that experiments, data sets, models, recipes and launchers are names of the lists.
 
     Raises:
-        ValueError: a word chooses another name; the message names the nearest ones.
+        ValueError: a word chooses another name; the message names the nearest ones. Or Slurm is
+            chosen where it is not installed.
     """
     for word in words:
         choice, _, value = word.partition("=")
@@ -59,6 +61,11 @@ def check_names(words: Sequence[str], configs: Path) -> None:
             continue
         for name in (part.strip("'\" ") for part in value.split(",")):
             check_name(choice, name, configs)
+        if word == "launcher=slurm" and not shutil.which("srun"):
+            raise ValueError(
+                "launcher=slurm needs Slurm, and there is no srun on this machine: submit from a "
+                "login node of the cluster, or run the jobs here with launcher=local"
+            )
 
 
 def check_name(choice: str, name: str, configs: Path) -> None:
@@ -79,6 +86,29 @@ def explain_choices(words: Sequence[str], configs: Path) -> str | None:
     lines = ["".join(f"{name:{width}}" for name in names[row::rows]) for row in range(rows)]
     head = "choose an experiment, such as experiment=mnistrot_pdo_p8, or a model (see --help):"
     return "\n  ".join([head, *(line.rstrip() for line in lines)])
+
+
+def is_local_sweep(words: Sequence[str]) -> bool:
+    """Return whether a command line is a sweep whose runs are carried out by this process.
+
+    >>> is_local_sweep(["-m", "seed=0,1"]), is_local_sweep(["-m", "seed=0,1", "launcher=slurm"])
+    (True, False)
+    """
+    jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
+    return not jobs and not {"-m", "--multirun"}.isdisjoint(words)
+
+
+def describe_unfinished(statuses: Sequence[str]) -> str:
+    """Say which runs of a sweep did not finish, by Hydra's numbers; empty for none or one run.
+
+    >>> describe_unfinished(["finished", "refused", "finished"])
+    '1 of 3 runs did not finish, see their messages above: #1 refused'
+    """
+    left = [f"#{n} {status}" for n, status in enumerate(statuses) if status != "finished"]
+    if len(statuses) < 2 or not left:
+        return ""
+    head = f"{len(left)} of {len(statuses)} runs did not finish, see their messages above"
+    return f"{head}: {', '.join(left)}"
 
 
 def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:

@@ -55,9 +55,15 @@ class RunFolder:
         left half written is deleted.
 
         Raises:
-            RecordError: another process has the folder.
+            RecordError: another process has the folder, or it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordError(
+                f"{self.path} cannot be made ({error.strerror}): choose another folder with "
+                "outputs=..., or make room for this one"
+            ) from None
         if fcntl is None:
             yield
             return

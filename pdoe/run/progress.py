@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -76,7 +77,7 @@ class Display:
     ):
         self.pace, self.shown, self.label = pace, shown, f"{label}, " if label else ""
         self.log_step = log_step if shown else None
-        self.interactive = shown and sys.stderr.isatty()
+        self.interactive = shown and has_room_for_bar(sys.stderr)
         self.bar: tqdm | None = None
         self.losses: deque[float] = deque(maxlen=20)
         self.last_postfix = time.perf_counter()
@@ -171,6 +172,19 @@ class Display:
             tqdm.write(self.label + line)
         elif self.shown:
             print(self.label + line, flush=True)
+
+
+def has_room_for_bar(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal; of 0 columns, as containers have them, it has no room.
+
+    In such a terminal tqdm shows nothing at all.
+    """
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:  # it has no size: tqdm assumes one
+        return True
 
 
 def format_time_left(seconds: float) -> str:

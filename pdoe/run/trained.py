@@ -15,7 +15,8 @@ from ..files import read_yaml
 from .compose import resolved
 from .config import build_model, completed, configured_data, group_name, parse_group
 from .evaluation import evaluate
-from .hardware import device_name, make_repeatable, resolve_device, resolve_precision
+from .hardware import make_repeatable, resolve_device, resolve_precision
+from .provenance import device_label
 from .recipe import Recipe
 from .weights import weights_at
 
@@ -51,11 +52,18 @@ def configuration_at(path: Path) -> dict[str, Any] | None:
         if path.is_dir():
             raise ValueError(f"{path} is not in a run folder: it lacks {CONFIGURATION}")
         return None
-    config = configuration_in(folder) or {}
     place = folder / CONFIGURATION
+    config = configuration_in(folder)
+    if config is None:
+        raise ValueError(
+            f"{place} is damaged: the same training command writes it again if the run is not "
+            "finished, or restart=true trains anew"
+        )
     for part, keys in NEEDED.items():
-        lacking = keys - set(config[part]) if isinstance(config.get(part), dict) else {"all of it"}
-        if lacking:
+        section = config.get(part)
+        if not isinstance(section, dict):
+            raise ValueError(f"{place} is not the configuration of a run: it has no section {part}")
+        if lacking := keys - set(section):
             raise ValueError(
                 f"{place} is not the configuration of a run: its {part} lacks "
                 f"{', '.join(sorted(lacking))}"
@@ -117,6 +125,6 @@ def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     wrong = round(error * count / 100)
     print(
         f"{path}: test error {error:.3f} %, {wrong:,} of {count:,} images of {data.name} "
-        f"({data.provenance}), {device_name(device)}, {precision}",
+        f"({data.provenance}), {device_label(device)}, {precision}",
         flush=True,
     )

@@ -1,7 +1,9 @@
 """What a run shows while it trains, on a terminal and in a log."""
 
 import io
+import os
 import re
+import struct
 import sys
 
 import pytest
@@ -88,6 +90,16 @@ def test_a_terminal_has_a_bar_over_the_images_of_an_epoch(train, monkeypatch, ca
     assert [line.partition(":")[0] for line in lines] == [
         f"run 2 of 8, epoch {epoch}/2" for epoch in (1, 2)
     ]
+
+
+def test_a_terminal_without_a_size_gets_the_lines_of_a_log():
+    """As in a container or under `script`, where tqdm would show nothing."""
+    fcntl, termios = (pytest.importorskip(name) for name in ("fcntl", "termios"))
+    with open(os.openpty()[1], "w", encoding="utf-8") as stream:
+        assert not progress.has_room_for_bar(stream)
+        size = struct.pack("HHHH", 24, 80, 0, 0)
+        fcntl.ioctl(stream, termios.TIOCSWINSZ, size)
+        assert progress.has_room_for_bar(stream)
 
 
 def test_the_loss_of_a_step_is_logged_at_most_every_ten_seconds(train, clock, monkeypatch):

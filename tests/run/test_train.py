@@ -135,6 +135,8 @@ def test_a_sweep_has_a_folder_for_each_run_and_a_refused_one_does_not_stop_it(
     assert "train.py: bank 'pixels' has no filter for p8" in captured.err
     assert "train.py: unknown group 'p4n'; did you mean p4?" in captured.err
     assert "already finished" in captured.out and "Traceback" not in captured.err
+    last = captured.err.splitlines()[-1]
+    assert "2 of 5 runs did not finish" in last and last.endswith("#0 refused, #1 refused")
 
 
 def test_a_folder_of_another_configuration_is_refused_and_kept(launch, tmp_path, capsys):
@@ -271,12 +273,15 @@ def test_weights_that_are_there_are_tested_alone(launch, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     config = "data: {name: a, source: b}\nmodel: {}\ngroup: {name: p1}\nrecipe: {}\n"
     (tmp_path / "other" / "config.yaml").write_text(config)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.yaml").write_text("data: [")
     for wrong, said in {
         "null": "needs checkpoint=",
         "nowhere": "does not exist",
         str(tmp_path): "lacks config.yaml",
         str(ROOT / "configs"): "is not the configuration of a run",
         str(tmp_path / "other"): "configuration of a run: its model lacks name",
+        str(tmp_path / "damaged"): "config.yaml is damaged",
         "5": "5 does not exist",
     }.items():
         assert launch("mode=evaluate", f"checkpoint={wrong}") == 1
@@ -545,8 +550,11 @@ def test_an_impossible_word_is_refused_in_one_line_and_changes_nothing(launch, t
         assert message.startswith("train.py: ") and message.strip().count("\n") == 0, message
     assert files() == before
     assert launch("experiment=mnistrot_p4", "outputs=/proc/x") == 1
-    assert "/proc/x" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "/proc/x" in said and "cannot be made" in said and "outputs=" in said
     assert "has no run" in launch("-m", "experiment=glob(nothing*)")
+    if not shutil.which("srun"):
+        assert "needs Slurm" in launch("-m", "experiment=mnistrot_p4", "launcher=slurm")
 
 
 def test_without_experiment_and_model_the_choices_are_listed(launch, tmp_path, capsys):
