@@ -101,7 +101,7 @@ def test_selecting_on_validation_sees_the_test_set_once_and_trains_without_what_
     test = to_input(held.test_images, held.mean, held.std)
     assert [torch.equal(x, test) for x in seen] == [False] * 9 + [True]
     assert all(row["test_error"] is None for row in rows)
-    with pytest.raises(ValueError, match="select is validation, and the data hold no images"):
+    with pytest.raises(ValueError, match="evaluate.select is validation"):
         run(data, evaluate_select="validation")
 
 
@@ -254,7 +254,7 @@ def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
     with pytest.raises(ValueError, match="statistics is one of train, .*whitened, not 'white'"):
         configured_data({"data": {**plain, "statistics": "white"}}, None)
     none = {"data": plain, "recipe": {"evaluate": {"select": "validation"}}}
-    with pytest.raises(ValueError, match="needs images to select on: give data.validation"):
+    with pytest.raises(ValueError, match="set data.validation"):
         configured_data(none, None)
 
 

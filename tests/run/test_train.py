@@ -132,7 +132,7 @@ def test_a_sweep_has_a_folder_for_each_run_and_a_refused_one_does_not_stop_it(
         f"{SETTING}/seed=0": "finished",
     }
     captured = capsys.readouterr()
-    assert "train.py: bank 'pixels' has no filter for p8" in captured.err
+    assert "train.py: head 'group' has filters of bank 'pixels'" in captured.err
     assert "train.py: unknown group 'p4n'; did you mean p4?" in captured.err
     assert "already finished" in captured.out and "Traceback" not in captured.err
 
@@ -490,7 +490,7 @@ REFUSED = {
     "restart=1": "restart is true or false",
     "model.name=vgg": "unknown model 'vgg'",
     "model.widths=3": "model.widths is a list of integers, such as [7, 7], not 3",
-    "recipe.dropout=half": "dropout is at least 0 and below 1, not 'half'",
+    "recipe.dropout=half": "dropout, is at least 0 and below 1, not 'half'",
     "recipe.augment=flip": "augment is one of none, rotation",
     "recipe.batch_size=-3": "batch_size is a positive integer, not -3",
     "recipe.batch_size=500": "a batch of 500 is larger than the 128 images",
