@@ -25,14 +25,14 @@ EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 
 
 def count_parameters(config: dict[str, Any], width: int) -> int:
-    """Parameters of the network with that many fields in every layer."""
+    """Count the parameters of the network with ``width`` fields in every layer."""
     config = copy.deepcopy(config)
     config["model"]["widths"] = [width] * len(config["model"]["widths"])
     return sum(p.numel() for p in build_model(config).parameters())
 
 
 def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
-    """The largest width with at most that many parameters, and its count.
+    """Find the largest width with at most ``most`` parameters, and its count.
 
     Raises:
         ValueError: even one field has more.

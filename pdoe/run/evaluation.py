@@ -44,7 +44,7 @@ def confusion_matrix(
 
     Args:
         model: images [B, C, H, W] -> logits [B, classes].
-        count: test the first so many test images; None for all. The ranks share them.
+        count: use the first ``count`` test images; None for all. The ranks share them.
         stopped: asked after each batch; true ends the test.
         tta_angles: test-time augmentation: the predicted class has the largest mean probability
             over the image rotated by each angle (degrees, counter-clockwise).

@@ -15,7 +15,7 @@ from torch import nn
 from ..fast import ChannelsLast, set_inductor_cache
 from ..layers import GroupConv, LiftingConv
 
-DEEP = 100  # from so many residual blocks on, the maps of a batch fill the memory
+DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
 SWITCHES = ("compile", "cuda_graph", "channels_last", "deterministic", "checkpoint_activations")
 
 

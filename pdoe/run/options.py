@@ -51,7 +51,7 @@ class Options:
 
 
 def check(recipe: Recipe, data: DataSet, ranks: int = 1) -> None:
-    """Refuse with a ValueError a recipe that does not fit the data, or so many processes."""
+    """Raise a ValueError if a recipe does not fit the data, or the number of ranks."""
     if recipe.evaluate_select == "validation" and data.validation is None:
         raise ValueError("evaluate.select is validation, and the data hold out no images for it")
     size, images = recipe.batch_size, len(data.train_images[: recipe.train_images])

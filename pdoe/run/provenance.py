@@ -112,7 +112,7 @@ def extend_manifest(
     started: str,
     epochs: int,
 ) -> dict[str, Any]:
-    """The manifest of a run with one more part, which begins after that many epochs.
+    """The manifest of a run with one more part, which begins after ``epochs`` epochs.
 
     Args:
         before: the manifest so far; None for a run that begins, or began before there was one.
