@@ -52,8 +52,8 @@ def test_the_files_tests_and_choices_that_a_page_names_exist(page):
     tests = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tests/*/test_*.py"))
     for name in set(re.findall(r"`(test_\w+)`", text)) - {"test_best"}:  # a value of a key
         assert f"def {name}(" in tests, name
-    for name in re.findall(r"\b((?:pdoe|scripts|configs|tests|experiments)/[\w/.-]*\w)", text):
-        assert any((ROOT / path).exists() for path in (name, f"{name}.py")), name
+    for name in re.findall(r"\b((?:pdoe|scripts|configs|tests|experiments)/[\w/.*-]*\w)", text):
+        assert any(any(ROOT.glob(path)) for path in (name, f"{name}.py")), name
     for choice, names in re.findall(r"\b(experiment|model|recipe|data)=([a-z][\w,]+)", text):
         assert all(choice + name in CHOICES for name in names.split(",")), names
 
