@@ -58,5 +58,5 @@ def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
     """Say in a line how a run ended."""
     if record["status"] == "finished":
         return f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json"
-    again = "; repeat the command to go on" if record["status"] == "interrupted" else ""
+    again = "; repeat the command to resume" if record["status"] == "interrupted" else ""
     return f"{record['status']} after epoch {record['epochs']}: {record['reason']}{again}"

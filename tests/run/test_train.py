@@ -244,7 +244,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_where_there_is_room(
 
     monkeypatch.setattr(torch, "save", full)
     assert launch(*arguments) == 75
-    assert "No space left on device; repeat the command to go on" in capsys.readouterr().out
+    assert "No space left on device; repeat the command to resume" in capsys.readouterr().out
     (record,) = records(tmp_path / "outputs").values()
     assert record["status"] == "interrupted" and before.is_dir()
     monkeypatch.setattr(torch, "save", save)
@@ -673,7 +673,7 @@ def test_a_run_that_is_told_to_stop_finishes_its_step(launch, tmp_path, how, uni
     assert record["status"] == "interrupted", said
     assert 1 <= record["epochs"] < 25
     assert code == 75
-    assert "repeat the command to go on" in said and "Traceback" not in said
+    assert "repeat the command to resume" in said and "Traceback" not in said
     assert_as_if_nothing_had_happened(launch, tmp_path, uninterrupted)
 
 
