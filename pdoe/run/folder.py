@@ -62,7 +62,7 @@ class RunFolder:
         except OSError as error:
             raise RecordError(
                 f"{self.path} cannot be made ({error.strerror}): choose another folder with "
-                "outputs=..., or make room for this one"
+                "outputs=..., or permit writing there"
             ) from None
         if fcntl is None:
             yield
