@@ -16,7 +16,7 @@ from .record import digest
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Keys that change nothing a run computes, or only its rounding. They neither name a run nor enter
 # its hash.
-BESIDE_THE_POINT = (
+NOT_HASHED = (
     *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking", "project"),
     *("mode", "checkpoint"),
     *SWITCHES,
@@ -33,7 +33,7 @@ def compose_config(*overrides: str) -> dict[str, Any]:
 def resolve_config(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     """Return what determines the result of a run, apart from seed and data, as plain values."""
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in BESIDE_THE_POINT:
+    for key in NOT_HASHED:
         del config[key]
     del config["data"]["root"]
     config["group"] = parse_group(cfg.group).name
@@ -47,7 +47,7 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     An override that changes nothing (``group=p8`` for a row on p8) does not count, nor does the
     smoke recipe, which has a folder of its own.
     """
-    beside = "|".join(BESIDE_THE_POINT)
+    beside = "|".join(NOT_HASHED)
     beside_the_point = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
     fixed = [o for o in task if beside_the_point.match(o)]
     named = (f"group={config['group']}" if o.startswith("group=") else o for o in task)
