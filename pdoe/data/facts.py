@@ -60,8 +60,8 @@ SETS: dict[str, Facts] = {
         images=(12_000, 50_000),
         subject="single handwritten digits, bright on black, centred, of 28x28 pixels, at any "
         "angle",
-        limit="A 6 and a 9 differ by a rotation: where the angle is unknown, so is which of them it "
-        "is. Anything but a digit gets a digit, too.",
+        limit="A 6 and a 9 differ by a rotation: at an unknown angle they are confused. Anything but "
+        "a digit also gets a digit.",
         other_images={"embedded": (12_000, 10_000)},
         transposed=True,
     ),
