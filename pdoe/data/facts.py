@@ -34,6 +34,7 @@ class Facts:
         limit: what a network that was trained on these images cannot do.
         other_images: the numbers for a provenance that has other numbers than the published ones.
         transposed: rows and columns of each image are swapped in the files.
+        keys: of its configuration, beside those that every set has.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Facts:
     limit: str
     other_images: dict[str, tuple[int, int]] = field(default_factory=dict)
     transposed: bool = False
+    keys: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -64,6 +66,7 @@ SETS: dict[str, Facts] = {
         "is. Anything but a digit gets a digit, too.",
         other_images={"embedded": (12_000, 10_000)},
         transposed=True,
+        keys=("draw", "replacement"),
     ),
     "cifar10": Facts(
         title="CIFAR-10",

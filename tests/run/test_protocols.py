@@ -243,7 +243,7 @@ def test_whitening_makes_no_waves_of_rounding():
 def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
     from pdoe.run import config as configuration
 
-    monkeypatch.setattr(configuration, "load_data", lambda *_: data)
+    monkeypatch.setattr(configuration, "load_data", lambda *_, **__: data)
     plain = {"name": "mnist_rot", "source": "auto", "statistics": "none", "validation": 0}
     loaded = configured_data({"data": plain}, None)
     assert (loaded.mean, loaded.std) == (0.0, 1.0)
