@@ -29,9 +29,9 @@ from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
-from pdoe.run.config import build_model, configured_data, group_name, hashed
+from pdoe.run.config import build_model, group_name, load_configured_data, select_hashed
 from pdoe.run.folder import RunFolder
-from pdoe.run.hardware import SWITCHES, worded
+from pdoe.run.hardware import SWITCHES, format_setting
 from pdoe.run.overrides import split_overrides
 from pdoe.run.record import RecordError, digest
 from pdoe.run.trained import configuration_in, load_weights
@@ -59,7 +59,7 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
     name = name or record["experiment"]
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a name is lower-case letters, digits and underscores, not {name!r}")
-    data = configured_data(config, root)
+    data = load_configured_data(config, root)
     if data.sha256 != record["data"]["sha256"]:
         raise ValueError(
             f"the run was trained on {record['data']['provenance']} {data.name} of SHA-256 "
@@ -139,7 +139,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"{folder} was trained on whitened images, which `preprocess` does not compute"
         )
-    if digest(hashed(config)) != record["config_hash"]:
+    if digest(select_hashed(config)) != record["config_hash"]:
         raise ValueError(f"{folder}/config.yaml is not the configuration of its record")
     return record, config
 
@@ -249,7 +249,9 @@ def format_measurement(entry: dict[str, Any], record: dict[str, Any]) -> str:
     settings = environments[-1].get("settings") or {}
     minutes = round(record["seconds"] / 60)
     made_on = [record["device"], record["precision"], f"torch {record['torch']}", f"{minutes} min"]
-    made_on += [f"{name}: {settings[name]}" for name in map(worded, SWITCHES) if name in settings]
+    made_on += [
+        f"{name}: {settings[name]}" for name in map(format_setting, SWITCHES) if name in settings
+    ]
     select, epoch = record.get("select", "last"), record.get("selected_epoch")
     selection = "none: the last epoch" if select == "last" else f"epoch {epoch}, by `{select}`"
     return f"""| | |

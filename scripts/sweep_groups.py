@@ -16,7 +16,7 @@ import copy
 import sys
 from typing import Any
 
-from reproduce import Cell, announce_cost, composed, finish, parse_seeds, train_cells
+from reproduce import Cell, announce_cost, compose_config, finish, parse_seeds, train_cells
 
 from pdoe.report.learning import GROUPS, SWEEP
 from pdoe.run.config import build_model, parse_group
@@ -51,9 +51,9 @@ def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
 def make_cells(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
     """A line about the network of a group, and its runs; ValueError if no network is possible."""
     group = parse_group(group).name
-    config = composed(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
+    config = compose_config(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
     width, count = find_width(config, most)
-    original = composed(f"experiment={EXPERIMENT}")
+    original = compose_config(f"experiment={EXPERIMENT}")
     depth = len(original["model"]["widths"])
     overrides = [RECIPE]
     if group != original["group"]:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     options = parser.parse_args(arguments)
     seeds = parse_seeds(options.seeds)
-    original = composed(f"experiment={EXPERIMENT}")
+    original = compose_config(f"experiment={EXPERIMENT}")
     most = count_parameters(original, original["model"]["widths"][0])
 
     cells, refused = [], []

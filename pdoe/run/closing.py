@@ -10,10 +10,10 @@ from torch import nn
 from ..data import DataSet
 from ..files import STORAGE_ERRORS
 from .checkpoints import Progress
-from .diagnostics import diagnose, turned_filters
+from .diagnostics import diagnose, rotate_filters
 from .folder import RunFolder
 from .pictures import find_mistakes, write_pictures
-from .weights import tested_file
+from .weights import find_tested_file
 
 
 def measure_trained(
@@ -31,11 +31,11 @@ def measure_trained(
     Returns:
         What W&B mirrors: weights, diagnostics, filters and misclassified images.
     """
-    mirrored: dict[str, Any] = {"weights": tested_file(folder.checkpoint)}
+    mirrored: dict[str, Any] = {"weights": find_tested_file(folder.checkpoint)}
     precision, test_images = config["precision"], config["recipe"]["test_images"]
     try:
         found = diagnose(model, data, precision, test_images, progress.confusion)
-        filters = turned_filters(model)
+        filters = rotate_filters(model)
         mirrored |= {"diagnostics": found, "filters": filters}
         folder.write_diagnostics(found)
         mirrored["mistakes"] = find_mistakes(model, data, precision, test_images)

@@ -93,7 +93,7 @@ def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
     if found is None or "already at" in text:
         return text.splitlines()[0]
     key = found[1].lstrip("+~")
-    known = _known_keys(words, configs)
+    known = _list_keys(words, configs)
     if key in RENAMED:
         return f"unknown key {key}: it is {RENAMED[key]} now"
     if key in known:
@@ -103,18 +103,18 @@ def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
     return f"unknown key {key}" + (nearest(key, known) or f": there are {', '.join(siblings)}")
 
 
-def _known_keys(words: Sequence[str], configs: Path) -> list[str]:
+def _list_keys(words: Sequence[str], configs: Path) -> list[str]:
     """Return the keys that a command line may override, given what it chooses."""
     chosen = [w.split(",")[0] for w in words if w.split("=")[0] in CHOICES and "(" not in w]
     with hydra.initialize_config_dir(str(configs), version_base="1.3"):
         config = OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)
-    return [*CHOICES, *_dotted(config)]
+    return [*CHOICES, *_join_keys(config)]
 
 
-def _dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
+def _join_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for key, value in values.items():
         keys.append(f"{prefix}{key}")
         if isinstance(value, dict):
-            keys += _dotted(value, f"{prefix}{key}.")
+            keys += _join_keys(value, f"{prefix}{key}.")
     return keys

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from .config import hashed, parse_group
+from .config import parse_group, select_hashed
 from .hardware import SWITCHES, resolve_device, resolve_precision
 from .record import digest
 
@@ -23,14 +23,14 @@ BESIDE_THE_POINT = (
 )
 
 
-def composed(*overrides: str) -> dict[str, Any]:
+def compose_config(*overrides: str) -> dict[str, Any]:
     """Compose and resolve a configuration, for scripts: ``experiment=... group=...``."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         chosen = [word.split("=")[1] for word in overrides if word.startswith("experiment=")]
-        return resolved(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
+        return resolve_config(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
 
 
-def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
+def resolve_config(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     """Return what determines the result of a run, apart from seed and data, as plain values."""
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in BESIDE_THE_POINT:
@@ -55,8 +55,8 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
 
     def makes_no_difference(override: str) -> bool:
         others = fixed + [o for o in needed if o != override]
-        without = resolved(hydra.compose("config", others), config["experiment"])
-        return digest(hashed(without)) == digest(hashed(config))
+        without = resolve_config(hydra.compose("config", others), config["experiment"])
+        return digest(select_hashed(without)) == digest(select_hashed(config))
 
     while idle := next(filter(makes_no_difference, needed), None):
         needed.remove(idle)

@@ -34,7 +34,7 @@ LATER: dict[str, Any] = {
 }
 
 
-def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+def select_hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the part of a configuration that enters its hash."""
     kept = config and _without(config, LATER)
     if kept and isinstance(kept.get("group"), str):
@@ -82,7 +82,7 @@ def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
+def fill_neutral(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
     """Fill in the neutral values of the keys that an older configuration lacks.
 
     Keys of a model are left out: its constructor has them as defaults.
@@ -95,15 +95,15 @@ def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[s
         if isinstance(value, dict) and not isinstance(config.get(key, {}), Mapping):
             raise ValueError(f"{key} holds {', '.join(value)}, ..., it is not {config[key]!r}")
         if isinstance(value, dict) and key != "model":
-            whole[key] = completed(config.get(key, {}), value)
+            whole[key] = fill_neutral(config.get(key, {}), value)
         elif key != "model":
             whole.setdefault(key, value)
     return whole
 
 
-def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
+def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     """Load the data set of a configuration, held-out images and normalisation included."""
-    config = completed(config)
+    config = fill_neutral(config)
     chosen, select = config["data"], config["recipe"]["evaluate"]["select"]
     held_out, statistics = chosen["validation"], chosen["statistics"]
     if select == "validation" and not held_out:

@@ -10,7 +10,7 @@ import torch
 from ..data import SETS, to_input
 from ..fast import replay_as_graphs
 from .config import build_model
-from .diagnostics import ANGLES, turned_count
+from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
 from .recipe import Recipe, make_optimizer
@@ -19,7 +19,7 @@ from .training import train_step
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
 
 
-def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
+def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
     """Estimate the seconds of a whole run of a resolved configuration, without data and start.
 
     Training steps and test batches are timed on images of noise, on a CPU on at most 32 of them,
@@ -34,7 +34,7 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     seen = train_images // recipe.batch_size * recipe.batch_size
     tests = sum(map(recipe.tests, range(1, recipe.epochs + 1))) + (recipe.evaluate_select != "last")
     tests *= len(recipe.evaluate_tta_angles) or 1
-    turned = len(ANGLES) * turned_count(recipe.test_images, SETS[name].images[1])
+    turned = len(ANGLES) * count_rotated(recipe.test_images, SETS[name].images[1])
     return recipe.epochs * seen * step + (tests * test_images + turned) * test
 
 

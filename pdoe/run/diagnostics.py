@@ -40,8 +40,8 @@ def diagnose(
         more, whose maps would fill the memory.
     """
     model.eval()
-    count = turned_count(test_images, len(data.test_images))
-    errors = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
+    count = count_rotated(test_images, len(data.test_images))
+    errors = {str(a): measure_rotated_error(model, data, precision, count, a) for a in ANGLES}
     layers = None
     if len(getattr(model, "blocks", ())) < DEEP:
         report = equivariance_report(model, model.group, some_input(model, data, 2))
@@ -54,19 +54,19 @@ def diagnose(
     }
 
 
-def turned_count(test_images: int | None, there: int) -> int:
+def count_rotated(test_images: int | None, there: int) -> int:
     """The number of test images to rotate: a hundredth of those of a shortened test."""
     return min(there, TURNED if test_images is None else max(1, test_images // 100))
 
 
-def turned_error(
+def measure_rotated_error(
     model: nn.Module, data: DataSet, precision: str, count: int, degrees: float
 ) -> float:
     """Test error in per cent on the first ``count`` test images, rotated counter-clockwise."""
     return evaluate(model, data, precision, count, [degrees])
 
 
-def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
+def measure_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
     """Largest relative error over the elements that keep the grid, on 16 test images, float32.
 
     None where it is not a finite number: a network that maps everything to 0 has none. None, too,
@@ -94,7 +94,7 @@ def finite(number: float) -> float | None:
 
 
 @torch.no_grad()
-def turned_filters(model: nn.Module) -> np.ndarray | None:
+def rotate_filters(model: nn.Module) -> np.ndarray | None:
     """The first layer's filters of up to eight fields, turned through the group, as an image.
 
     A row is a field, a column a group element; blue is negative, white 0, red positive, each row on

@@ -48,7 +48,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other processes from this run, until the run or its process ends.
 
         The folder itself is locked, where the system has such locks. Then what a killed process

@@ -131,7 +131,7 @@ class Settings:
                 "set it to auto or false"
             )
         words = {True: "yes", False: "no", None: "as measured"}
-        said = [f"{worded(name)}: {words[value]}" for name, value in chosen.items()]
+        said = [f"{format_setting(name)}: {words[value]}" for name, value in chosen.items()]
         return cls(**chosen), said
 
     def apply(self, model: nn.Module) -> None:
@@ -149,7 +149,7 @@ class Settings:
                 part.compile(dynamic=False)  # the batches of a run have one shape
 
 
-def worded(switch: str) -> str:
+def format_setting(switch: str) -> str:
     """Return the name of a setting as logs and records have it."""
     return switch.replace("_", " ")
 

@@ -80,7 +80,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward pass averages gradients over the ranks.
 
         Running statistics are those of the first rank; constants are the same on all and stay.
@@ -143,7 +143,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """The model whose batch norm sees the images of all ranks.
 
     Raises:
@@ -168,7 +168,7 @@ def local_norms(model: nn.Module) -> list[str]:
     return sorted(kinds)
 
 
-def said_of_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
+def describe_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
     """Describe in a line how several ranks share a batch, for the log and the record."""
     own = batch_size // ranks.count
     seen = f"; batch norm sees the {own} images of a rank" if local_norms(model) else ""

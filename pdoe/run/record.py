@@ -120,7 +120,7 @@ def continue_record(
                 f"{'; '.join(_differences(config_before, config))}; {WAYS_OUT.format(folder)}"
             )
         return dict(record)
-    if damaged := _damaged_fields(before, record, config):
+    if damaged := _find_damaged_fields(before, record, config):
         names = ", ".join(dict.fromkeys(damaged))
         raise RecordError(f"{folder}/result.json is damaged at {names}; {WAYS_OUT.format(folder)}")
     parts = ("seed", "data")
@@ -158,7 +158,7 @@ def check_schema(found: Any, known: int, path: Path) -> None:
         )
 
 
-def _damaged_fields(
+def _find_damaged_fields(
     before: Mapping[str, Any], record: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[str]:
     """The names of fields that are missing, or that hold what no record holds."""

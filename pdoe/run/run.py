@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
 from .closing import closing_line, is_disk_error, measure_trained
-from .compose import effective_overrides, resolved
-from .config import build_model, configured_data, hashed, without_seed
-from .diagnostics import measured_equivariance
+from .compose import effective_overrides, resolve_config
+from .config import build_model, load_configured_data, select_hashed, without_seed
+from .diagnostics import measure_equivariance
 from .folder import RunFolder, run_folder
 from .hardware import Settings, device_name, make_repeatable, resolve_device
 from .overrides import join_overrides
@@ -28,7 +28,7 @@ from .provenance import (
     reset_peak_memory,
     update_last_part,
 )
-from .ranks import join, said_of_ranks, synchronised
+from .ranks import describe_ranks, join, synchronise_norms
 from .record import RecordError, continue_record, new_record, now
 from .stop import Stop
 from .trained import configuration_in
@@ -74,7 +74,7 @@ class Run:
         self.cfg, self.experiment, self.code, self.stop = cfg, experiment, code, stop
         check_words(cfg)
         self.max_seconds = parse_duration(cfg.max_time)
-        self.config = resolved(cfg, experiment)
+        self.config = resolve_config(cfg, experiment)
         self.recipe = check_run(cfg, self.config)
         self.overrides = effective_overrides(self.config, list(task))
         self.row = f"{experiment} {join_overrides(self.overrides)}".strip()
@@ -106,11 +106,11 @@ class Run:
         self._say(f"\n{self.row}, seed {cfg.seed}: {self.folder.path}")
         make_repeatable(self.device, cfg.deterministic in ("auto", True))
         reset_peak_memory()
-        data = self.ranks.first_before_others(lambda: configured_data(config, cfg.data.root))
+        data = self.ranks.first_before_others(lambda: load_configured_data(config, cfg.data.root))
         self.data = data.to(self.device)
         check(self.recipe, self.data, self.ranks.count)
         self._build()
-        self.ranks.by_first(lambda: self.held.enter_context(self.folder.taken()))
+        self.ranks.by_first(lambda: self.held.enter_context(self.folder.lock()))
         # The first rank decides: what another rank finds may be the first one's doing.
         self.before, self.record = self.ranks.by_first(self._begin)
         if self.record["status"] == "finished":
@@ -128,7 +128,7 @@ class Run:
             model.double()
         self.settings, self.chosen = Settings.resolve(cfg, self.device, model, self.ranks.count)
         if cfg.recipe.sync_bn:
-            model = synchronised(model, self.device)
+            model = synchronise_norms(model, self.device)
         self.settings.apply(model)
         self.model = model
 
@@ -161,13 +161,13 @@ class Run:
             experiment=self.experiment,
             overrides=self.overrides,
             seed=self.cfg.seed,
-            config=hashed(config),
+            config=select_hashed(config),
             data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
             hardware=hardware,
             code=self.code,
         )
-        config_before = hashed(without_seed(configuration_in(folder.path)))
-        record = continue_record(record, before, folder.path, hashed(config), config_before)
+        config_before = select_hashed(without_seed(configuration_in(folder.path)))
+        record = continue_record(record, before, folder.path, select_hashed(config), config_before)
         if record["status"] == "finished":
             return before, record
         if lost := folder.missing_epochs(record["epochs"]):
@@ -230,7 +230,7 @@ class Run:
 
     def _train(self) -> None:
         self._announce()
-        progress = self._resumed().run()
+        progress = self._resume().run()
         record = self.record
         record.update(progress.for_record())
         if progress.epoch == self.recipe.epochs and not progress.stopped:
@@ -255,10 +255,10 @@ class Run:
         self._say("; ".join(self.chosen))
         if self.ranks.count > 1:
             torch.manual_seed(self.cfg.seed + 1_000_003 * self.ranks.rank)  # dropout of its own
-            record["shared"] = said_of_ranks(self.model, self.ranks, self.recipe.batch_size)
+            record["shared"] = describe_ranks(self.model, self.ranks, self.recipe.batch_size)
             self._say(record["shared"])
 
-    def _resumed(self) -> Training:
+    def _resume(self) -> Training:
         """Return the training with the state of the checkpoint, if there is one."""
         try:
             return self._training()
@@ -310,7 +310,7 @@ class Run:
 
     def _measure(self, progress: Progress) -> None:
         """Measure the trained network once more."""
-        self.record["equivariance_error"] = measured_equivariance(self.model, self.data)
+        self.record["equivariance_error"] = measure_equivariance(self.model, self.data)
         if self.ranks.first:
             trained = self.model, self.data, self.config, progress
             self.mirrored = measure_trained(*trained, self.folder, self._say)

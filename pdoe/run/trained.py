@@ -12,8 +12,8 @@ from torch import nn
 
 from ..export import export_plain, load_exported_weights
 from ..files import read_yaml
-from .compose import resolved
-from .config import build_model, completed, configured_data, group_name, parse_group
+from .compose import resolve_config
+from .config import build_model, fill_neutral, group_name, load_configured_data, parse_group
 from .evaluation import evaluate
 from .hardware import device_name, make_repeatable, resolve_device, resolve_precision
 from .recipe import Recipe
@@ -62,7 +62,7 @@ def configuration_at(path: Path) -> dict[str, Any] | None:
             )
     try:
         parse_group(group_name(config))
-        Recipe.of(completed(config)["recipe"])
+        Recipe.of(fill_neutral(config)["recipe"])
     except KeyError as error:
         raise ValueError(f"{place} lacks {error}") from None
     except (ValueError, TypeError) as error:
@@ -104,8 +104,8 @@ def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
     make_repeatable(device)
-    config = completed(configuration_at(path) or resolved(cfg, experiment))
-    data = configured_data(config, cfg.data.root).to(device)
+    config = fill_neutral(configuration_at(path) or resolve_config(cfg, experiment))
+    data = load_configured_data(config, cfg.data.root).to(device)
     model = build_model(config, data)
     if path.suffix == ".pt2":
         model = load_exported_weights(export_plain(model), path)

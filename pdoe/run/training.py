@@ -132,7 +132,7 @@ class Training:
             **(self.options.conditions or {}),
         }
         self._resume()
-        self.trained = self.ranks.wrapped(model)
+        self.trained = self.ranks.wrap(model)
         tested_images = len(data.test_images[: recipe.test_images])
         self.pace = Pace(recipe, self.steps, tested_images / len(self.images))
         first, options = self.ranks.first, self.options

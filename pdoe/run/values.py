@@ -15,7 +15,7 @@ from ..data.draws import Draw, check_source
 from ..tracking.write import MODES
 from .config import build_model
 from .hardware import Settings, resolve_device
-from .ranks import synchronised
+from .ranks import synchronise_norms
 from .recipe import Recipe
 
 KEYS = {  # of a resolved configuration; the keys of a model are those of its constructor
@@ -105,7 +105,7 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
     device = resolve_device(cfg.device)
     Settings.resolve(cfg, device, model, int(os.environ.get("WORLD_SIZE", 1)))
     if config["recipe"]["sync_bn"]:
-        synchronised(model, device)
+        synchronise_norms(model, device)
     return recipe
 
 

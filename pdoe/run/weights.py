@@ -18,7 +18,7 @@ from .checkpoint_files import (
 )
 
 
-def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights that a checkpoint stands for: the selected epoch's, or the average, or the last.
 
     Args:
@@ -33,7 +33,7 @@ def tested_weights(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(module): v for k, v in averaged.items() if k.startswith(module)}
 
 
-def tested_file(folder: Path) -> Path | None:
+def find_tested_file(folder: Path) -> Path | None:
     """The file of the weights with which the newest checkpoint was tested; None where none is."""
     for path in newest_first(folder)[:1]:
         names = ("selected.pt", "averaged.pt", "model.pt")
@@ -55,12 +55,12 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
             raise CheckpointMismatch(f"{path} holds a {type(weights).__name__}, not named weights")
         if isinstance(weights.get("model"), dict):  # all parts in one, as an earlier version had it
-            return tested_weights(weights)
-        return tested_weights(
+            return select_tested(weights)
+        return select_tested(
             {"averaged": weights} if "n_averaged" in weights else {"model": weights}
         )
     if NAME.fullmatch(path.name):
-        return tested_weights(read(path))
+        return select_tested(read(path))
     # A run may be resumed from an older checkpoint; the weights that stand for it are its last.
     found = newest_whole(path / "checkpoint", older=False) or newest_whole(path, older=False)
     earlier = path / "checkpoint" / "state.pt"
@@ -68,4 +68,4 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
         return weights_at(earlier)
     if found is None:
         raise CheckpointMismatch(f"{path} holds no checkpoint")
-    return tested_weights(found[1])
+    return select_tested(found[1])

@@ -15,8 +15,8 @@ import train
 from pdoe import PointGroup
 from pdoe.data import DataSet
 from pdoe.run.command_line import names_of
-from pdoe.run.compose import effective_overrides, resolved
-from pdoe.run.config import build_model, completed, hashed
+from pdoe.run.compose import effective_overrides, resolve_config
+from pdoe.run.config import build_model, fill_neutral, select_hashed
 from pdoe.run.record import digest
 from pdoe.run.training import fit
 from pdoe.run.values import parse_duration
@@ -70,14 +70,14 @@ PARAMETERS = {
 
 
 @cache
-def composed(*overrides):
+def compose_config(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         experiment = next((o.split("=")[1] for o in overrides if "experiment=" in o), "custom")
-        return resolved(compose("config", list(overrides)), experiment)
+        return resolve_config(compose("config", list(overrides)), experiment)
 
 
 def config(*overrides):
-    return deepcopy(composed(*overrides))
+    return deepcopy(compose_config(*overrides))
 
 
 def made_up(name, size):
@@ -140,8 +140,8 @@ def test_every_row_has_the_common_recipe(name):
 def test_a_run_of_before_a_key_came_is_a_run_of_its_network(name):
     """What fills in a configuration adds no argument that a model does not take."""
     chosen = config(f"experiment={name}")
-    assert completed(chosen)["model"] == chosen["model"]
-    assert hashed(completed(chosen)) == hashed(chosen)
+    assert fill_neutral(chosen)["model"] == chosen["model"]
+    assert select_hashed(fill_neutral(chosen)) == select_hashed(chosen)
 
 
 def refused(model, group):
@@ -236,8 +236,8 @@ def test_a_configuration_of_an_older_run_has_the_same_hash_and_network():
     chosen = config("experiment=mnistrot_p4", "data=mnist_rot")
     older = {**chosen, "group": {"name": "p4"}}
     assert (
-        digest(hashed(older)) == digest(hashed(chosen))
-        and hashed(chosen)["group"] == older["group"]
+        digest(select_hashed(older)) == digest(select_hashed(chosen))
+        and select_hashed(chosen)["group"] == older["group"]
     )
     with torch.device("meta"):
         assert build_model(older).group == build_model(chosen).group == PointGroup(4)
@@ -257,10 +257,10 @@ def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
     with open(ROOT / "results/mnist_rot/runs.csv", newline="") as file:
         committed = {line["config_hash"] for line in csv.DictReader(file) if not line["overrides"]}
     plain = config(f"experiment={name}", "precision=fp32")
-    assert digest(hashed(plain)) in committed
+    assert digest(select_hashed(plain)) in committed
     for key in ("data.validation=5", "recipe.average=0.9", "recipe.schedule=linear"):
         other = config(f"experiment={name}", "precision=fp32", key)
-        assert digest(hashed(other)) != digest(hashed(plain))
+        assert digest(select_hashed(other)) != digest(select_hashed(plain))
 
 
 @pytest.mark.parametrize(

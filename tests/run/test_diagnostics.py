@@ -13,7 +13,7 @@ from pdoe.data import DataSet
 from pdoe.models import Images, PlainCNN
 from pdoe.run import closing
 from pdoe.run.checkpoints import Progress
-from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
+from pdoe.run.diagnostics import ANGLES, diagnose, measure_rotated_error, rotate_filters
 from pdoe.run.folder import RunFolder
 from pdoe.run.provenance import (
     difference,
@@ -47,10 +47,10 @@ def network(group="p8"):
 
 def test_a_turn_by_180_degrees_makes_left_right():
     model = LeftOrRight()
-    assert turned_error(model, bars(), "fp32", 40, 0) == 0
-    assert turned_error(model, bars(), "fp32", 40, 360) == 0
-    assert turned_error(model, bars(), "fp32", 40, 30) == 0
-    assert turned_error(model, bars(), "fp32", 40, 180) == 100
+    assert measure_rotated_error(model, bars(), "fp32", 40, 0) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 360) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 30) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 180) == 100
 
 
 def test_turns_are_counter_clockwise():
@@ -60,7 +60,7 @@ def test_turns_are_counter_clockwise():
         def forward(self, x):
             return torch.stack([x[..., 5:, :].sum((1, 2, 3)), x[..., :4, :].sum((1, 2, 3))], 1)
 
-    assert turned_error(UpOrDown(), bars(), "fp32", 40, 90) == 0
+    assert measure_rotated_error(UpOrDown(), bars(), "fp32", 40, 90) == 0
 
 
 def test_diagnostics_hold_counts_turns_and_layers():
@@ -69,7 +69,7 @@ def test_diagnostics_hold_counts_turns_and_layers():
     assert found["confusion"] == [[20, 0], [5, 15]]
     assert found["turned_images"] == 40
     assert list(found["turned"]) == [str(angle) for angle in ANGLES] and len(ANGLES) == 24
-    assert found["turned"]["0"] == turned_error(model, data, "fp32", 40, 0)
+    assert found["turned"]["0"] == measure_rotated_error(model, data, "fp32", 40, 0)
     assert found["layers"]["trunk"] < 1e-5 < found["layers"]["model"]  # the head is not invariant
     assert diagnose(model, data, "fp32", 100, None)["turned_images"] == 1
 
@@ -78,18 +78,18 @@ def test_diagnostics_hold_counts_turns_and_layers():
 def test_the_picture_of_the_filters_has_a_row_a_field_and_a_column_an_element(group, fields):
     group = PointGroup.named(group)
     layer = LiftingConv(group, 2, fields)
-    picture = turned_filters(nn.Sequential(layer))
+    picture = rotate_filters(nn.Sequential(layer))
     side = layer.kernel_size + 1
     assert picture.dtype == np.uint8
     assert picture.shape == (16 * side * min(8, fields), 16 * side * len(group), 3)
-    assert turned_filters(nn.Linear(2, 2)) is None
+    assert rotate_filters(nn.Linear(2, 2)) is None
 
 
 def test_a_picture_is_red_where_the_filter_is_positive_and_blue_where_it_is_negative():
     layer = LiftingConv(PointGroup.named("p1"), 1, 1, bank="pixels")
     with torch.no_grad():
         layer.weight[:] = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0, -0.5])
-    picture = turned_filters(layer)[8::16, 8::16]
+    picture = rotate_filters(layer)[8::16, 8::16]
     assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 1].tolist() == [255, 255, 255]
     assert picture[2, 2].tolist() == [128, 128, 255] and picture[3, 3].tolist() == [128, 128, 128]
 

@@ -41,17 +41,17 @@ def within_hydra():
 @cache
 def configuration(command, *more):
     """What a command line composes to, as plain values, apart from seed and the like."""
-    from pdoe.run.compose import resolved
+    from pdoe.run.compose import resolve_config
 
     cfg = hydra.compose("config", [*command.split(), "device=cpu", *more])
-    return resolved(cfg, experiment_of(command))
+    return resolve_config(cfg, experiment_of(command))
 
 
 def config_hash(command):
-    from pdoe.run.config import hashed
+    from pdoe.run.config import select_hashed
     from pdoe.run.record import digest
 
-    return digest(hashed(configuration(command, "precision=fp32")))
+    return digest(select_hashed(configuration(command, "precision=fp32")))
 
 
 def folder_name(command):

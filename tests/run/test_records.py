@@ -134,10 +134,10 @@ def test_the_record_of_another_seed_is_refused(tmp_path):
 
 def test_a_run_belongs_to_one_process_at_a_time(tmp_path):
     folder = RunFolder(tmp_path / "seed=0")
-    with folder.taken(), pytest.raises(RecordError, match="in use by another process"):
-        with RunFolder(folder.path).taken():
+    with folder.lock(), pytest.raises(RecordError, match="in use by another process"):
+        with RunFolder(folder.path).lock():
             raise AssertionError("taken twice")
-    with folder.taken():
+    with folder.lock():
         assert not list(folder.path.iterdir())
 
 
@@ -284,7 +284,7 @@ def test_what_killed_writes_left_is_deleted_when_the_run_starts_again(tmp_path, 
                 write({"epoch": 1})
     (tmp_path / ".of-somebody-else.part").touch()
     assert len(list(tmp_path.iterdir())) == 4
-    with folder.taken():
+    with folder.lock():
         assert [path.name for path in tmp_path.iterdir()] == [".of-somebody-else.part"]
 
 

@@ -23,8 +23,8 @@ from pdoe import export_plain
 from pdoe.data import load_data
 from pdoe.run import run as run_module
 from pdoe.run import training
-from pdoe.run.compose import composed
-from pdoe.run.config import build_model, configured_data
+from pdoe.run.compose import compose_config
+from pdoe.run.config import build_model, load_configured_data
 from pdoe.run.folder import RunFolder
 
 ROOT = Path(train.__file__).parent
@@ -132,7 +132,7 @@ def test_a_sweep_has_a_folder_for_each_run_and_a_refused_one_does_not_stop_it(
         f"{SETTING}/seed=0": "finished",
     }
     captured = capsys.readouterr()
-    assert "train.py: bank 'pixels' has no filter for p8" in captured.err
+    assert "train.py: head 'group' has filters of bank 'pixels'" in captured.err
     assert "train.py: unknown group 'p4n'; did you mean p4?" in captured.err
     assert "already finished" in captured.out and "Traceback" not in captured.err
 
@@ -322,8 +322,8 @@ def test_an_exported_network_is_tested_without_running_code_from_its_file(launch
 
 @pytest.mark.parametrize("damage", ["cut", "shape", "names", "bytes", "text"])
 def test_a_damaged_exported_network_is_refused(launch, digits, tmp_path, capsys, damage):
-    config = composed("experiment=mnistrot_p4", "data.source=embedded")
-    plain = export_plain(build_model(config, configured_data(config, str(digits))))
+    config = compose_config("experiment=mnistrot_p4", "data.source=embedded")
+    plain = export_plain(build_model(config, load_configured_data(config, str(digits))))
     path = tmp_path / "plain.pt2"
     program = torch.export.export(plain, (torch.zeros(2, 1, 28, 28),))
     torch.export.save(program, path)
@@ -401,7 +401,7 @@ def test_a_run_that_cannot_begin_leaves_what_is_there(launch, tmp_path, capsys, 
         patched.setattr(run_module, "check", refuse)
         assert launch("experiment=mnistrot_p4", "restart=true") == 1
     assert "cannot be shared evenly" in capsys.readouterr().err
-    with RunFolder(folder).taken():
+    with RunFolder(folder).lock():
         for more in ([], ["restart=true"]):
             assert launch("experiment=mnistrot_p4", *more) == 1
             assert "is in use by another process" in capsys.readouterr().err
@@ -490,7 +490,7 @@ REFUSED = {
     "restart=1": "restart is true or false",
     "model.name=vgg": "unknown model 'vgg'",
     "model.widths=3": "model.widths is a list of integers, such as [7, 7], not 3",
-    "recipe.dropout=half": "dropout is at least 0 and below 1, not 'half'",
+    "recipe.dropout=half": "dropout, is at least 0 and below 1, not 'half'",
     "recipe.augment=flip": "augment is one of none, rotation",
     "recipe.batch_size=-3": "batch_size is a positive integer, not -3",
     "recipe.batch_size=500": "a batch of 500 is larger than the 128 images",
