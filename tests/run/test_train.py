@@ -522,6 +522,12 @@ REFUSED = {
     "mode=test": "mode is train or evaluate",
     "precision=fp8": "auto, bf16, fp32 or fp64",
     "data.source=internet": "internet",
+    "data.draw=-1": "data.draw is an integer from 0 to 2^32 - 1, not -1",
+    "data.draw=1.5": "data.draw is an integer from 0 to 2^32 - 1, not 1.5",
+    "data.draw=3": "data.source=embedded has one draw",
+    "data.replacement=true": "data.source=embedded has one draw",
+    "data.replacement=often": "data.replacement is true or false, not 'often'",
+    "data.drow=1": "unknown key data.drow; did you mean data.draw?",
 }
 
 
