@@ -21,6 +21,7 @@ from .diagnostics import measure_equivariance
 from .folder import RunFolder, run_folder
 from .hardware import Settings, device_name, make_repeatable, resolve_device
 from .overrides import join_overrides
+from .progress import format_count
 from .provenance import (
     device_label,
     environment,
@@ -248,7 +249,7 @@ class Run:
         record["parameters"] = sum(p.numel() for p in self.model.parameters())
         count = len(self.data.train_images[: self.recipe.train_images])
         self._say(
-            f"{self.recipe.epochs} epochs on {count:,} images ({self.data.provenance}), "
+            f"{format_count(self.recipe.epochs, 'epoch')} on {count:,} images ({self.data.provenance}), "
             f"{record['parameters']:,} parameters, {config['group']}, {record['device']}, "
             f"{record['precision']}, threads: {record['threads']}"
         )
