@@ -91,9 +91,10 @@ def load_mnist_rot(
             print(f"{NAME}: not comparable with the paper. For comparable data, under {place}:")
             print("".join(f"  - {way}\n" for way in WAYS_TO_SUPPLY), end="", flush=True)
         return make_data_set(NAME, provenance, arrays, SETS[NAME].classes, sha256, statistics)
+    ways = WAYS_TO_SUPPLY if chosen == Draw() else WAYS_TO_SUPPLY[1:]  # an archive has no draws
     raise DataError(
         f"no data for {NAME} (source: {source}) under {place}. Tried: {'; '.join(reasons)}. "
-        f"Either {'; or '.join(WAYS_TO_SUPPLY)}."
+        f"Either {'; or '.join(ways)}."
     )
 
 

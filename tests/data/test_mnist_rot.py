@@ -389,6 +389,7 @@ def test_a_draw_is_never_replaced_by_other_data(texts, archive):
     with pytest.raises(DataError, match=r"Tried: regenerated, draw 1 \(local") as absent:
         load_draw(1)
     assert not re.search(r"(original|unchecked|embedded) \(\w+ ", str(absent.value))
+    assert f"put {amat.ZIP_NAME}" not in str(absent.value)
 
 
 @pytest.mark.parametrize("draw", [-1, 2**32, 1.5, True, "1", None])
