@@ -248,8 +248,9 @@ class Run:
         config, record = self.config, self.record
         record["parameters"] = sum(p.numel() for p in self.model.parameters())
         count = len(self.data.train_images[: self.recipe.train_images])
+        epochs = format_count(self.recipe.epochs, "epoch")
         self._say(
-            f"{format_count(self.recipe.epochs, 'epoch')} on {count:,} images ({self.data.provenance}), "
+            f"{epochs} on {count:,} images ({self.data.provenance}), "
             f"{record['parameters']:,} parameters, {config['group']}, {record['device']}, "
             f"{record['precision']}, threads: {record['threads']}"
         )
