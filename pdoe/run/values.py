@@ -80,7 +80,7 @@ def check_keys(config: dict[str, Any]) -> None:
 
 
 def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
-    """Check that the data have this draw, that the recipe can be carried out, the network built.
+    """Check that the data have this draw and that recipe and network are possible.
 
     The network is built on the meta device: nothing is computed.
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -553,6 +554,14 @@ def test_an_impossible_word_is_refused_in_one_line_and_changes_nothing(launch, t
     assert launch("experiment=mnistrot_p4", "outputs=/proc/x") == 1
     assert "/proc/x" in capsys.readouterr().err
     assert "has no run" in launch("-m", "experiment=glob(nothing*)")
+
+
+@pytest.mark.parametrize("word", [w for w in REFUSED if re.match(r"data\.(draw|replacement)=", w)])
+def test_a_draw_is_refused_before_data_are_read(launch, monkeypatch, word):
+    monkeypatch.setattr(
+        run_module, "load_configured_data", lambda *_: pytest.fail("data were read")
+    )
+    assert launch("experiment=mnistrot_p4", word) not in (0, 75)
 
 
 def test_without_experiment_and_model_the_choices_are_listed(launch, tmp_path, capsys):
