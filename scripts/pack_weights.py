@@ -204,9 +204,10 @@ def format_card(name: str, call: str, entry: dict[str, Any], record: dict[str, A
         if entry["transposed"]
         else ""
     )
+    once = "" if "with replacement" in data["provenance"] else ", each digit at most once"
     regenerated = (
         " The test images are not the published ones but another draw: other digits at other "
-        "angles, each digit at most once."
+        f"angles{once}."
         if data["provenance"].startswith("regenerated")
         else ""
     )

@@ -51,6 +51,8 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     beside_the_point = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
     fixed = [o for o in task if beside_the_point.match(o)]
     named = (f"group={config['group']}" if o.startswith("group=") else o for o in task)
+    # A sweep writes booleans as Python does (True), a command line as YAML does.
+    named = (re.sub(r"=(True|False)$", lambda match: match[0].lower(), o) for o in named)
     needed = sorted(set(named) - set(fixed))
 
     def makes_no_difference(override: str) -> bool:

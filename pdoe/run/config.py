@@ -20,7 +20,7 @@ from .record import digest
 # Keys that were added after the first committed runs, with the values at which they change nothing.
 # At these values they stay out of the hash, so that the older runs keep their hash.
 LATER: dict[str, Any] = {
-    "data": {"validation": 0, "statistics": "train"},
+    "data": {"validation": 0, "statistics": "train", "draw": 0, "replacement": False},
     "model": {"bank_width": None},
     "recipe": {
         "optimizer": "adam",
@@ -114,7 +114,9 @@ def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     if statistics not in (words := (*STATISTICS, "none", "whitened")):
         raise ValueError(f"data.statistics is one of {', '.join(words)}, not {statistics!r}")
     of_images = statistics if statistics in STATISTICS else "train"
-    data = load_data(chosen["name"], root, chosen["source"], of_images)
+    name = chosen["name"]
+    options = {key: chosen[key] for key in (SETS[name].keys if name in SETS else ())}
+    data = load_data(name, root, chosen["source"], of_images, **options)
     if held_out != 0:
         data = data.hold_out(held_out, keep_test=select == "validation")
     if statistics == "none":

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ..data import SETS
+from ..data.draws import Draw, check_source
 from ..tracking.write import MODES
 from .config import build_model
 from .hardware import Settings, resolve_device
@@ -18,7 +20,7 @@ from .recipe import Recipe
 
 KEYS = {  # of a resolved configuration; the keys of a model are those of its constructor
     "": {"experiment", "data", "group", "model", "recipe", "precision"},
-    "data": {"name", "source", "statistics", "validation"},
+    "data": {"name", "source", "statistics", "validation"},  # and those of the data set itself
     "recipe.evaluate": {"every", "last", "select", "tta_angles"},
     "recipe.norm": {"eps", "momentum"},
     "recipe": {"scale", "dropout", "norm", "evaluate", "sync_bn"}
@@ -65,17 +67,20 @@ def check_keys(config: dict[str, Any]) -> None:
     sections = {"": config, "data": config.get("data"), "recipe": recipe}
     sections |= {f"recipe.{name}": recipe.get(name, {}) for name in ("evaluate", "norm")}
     for name, found in sections.items():
-        known = ", ".join(sorted(KEYS[name]))
+        keys = KEYS[name]
         if not isinstance(found, dict):
-            raise ValueError(f"{name} has the keys {known}: it is not {found!r}")
-        if wrong := KEYS[name] ^ set(found):
-            verb = "lacks" if wrong <= KEYS[name] else "has no key"
-            wrong = ", ".join(sorted(wrong - KEYS[name] or wrong))
+            raise ValueError(f"{name} has the keys {', '.join(sorted(keys))}: it is not {found!r}")
+        if name == "data" and (chosen := str(found.get("name"))) in SETS:
+            keys = keys | set(SETS[chosen].keys)
+        if wrong := keys ^ set(found):
+            verb = "lacks" if wrong <= keys else "has no key"
+            wrong = ", ".join(sorted(wrong - keys or wrong))
+            known = ", ".join(sorted(keys))
             raise ValueError(f"{name or 'a run'} {verb} {wrong}: its keys are {known}")
 
 
 def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
-    """Check that the recipe can be carried out and that the network can be built and run.
+    """Check that the data have this draw and that recipe and network are possible.
 
     The network is built on the meta device: nothing is computed.
 
@@ -83,9 +88,12 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
         config: the resolved configuration of ``cfg``.
 
     Raises:
-        ValueError: a value of the recipe or of the network is impossible.
+        ValueError: a value of the data, the recipe or the network is impossible.
     """
     check_keys(config)
+    data = config["data"]
+    if "draw" in data:
+        check_source(data["source"], Draw(data["draw"], data["replacement"]))
     recipe = Recipe.of(config["recipe"])
     with torch.device("meta"):
         try:

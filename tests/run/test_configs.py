@@ -233,6 +233,9 @@ def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
         (["recipe=smoke", "group=p4m"], ["group=p4m"]),
         (["group=C6"], ["group=p6"]),
         (["group=C8"], []),
+        (["data.draw=0", "data.replacement=false"], []),
+        (["data.replacement=true"], ["data.replacement=true"]),
+        (["data.replacement=True"], ["data.replacement=true"]),  # as a sweep writes it
     ],
 )
 def test_only_overrides_that_change_the_row_name_a_run(task, kept):

@@ -243,7 +243,7 @@ def test_whitening_makes_no_waves_of_rounding():
 def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
     from pdoe.run import config as configuration
 
-    monkeypatch.setattr(configuration, "load_data", lambda *_: data)
+    monkeypatch.setattr(configuration, "load_data", lambda *_, **__: data)
     plain = {"name": "mnist_rot", "source": "auto", "statistics": "none", "validation": 0}
     loaded = load_configured_data({"data": plain}, None)
     assert (loaded.mean, loaded.std) == (0.0, 1.0)
@@ -263,5 +263,13 @@ def test_what_is_neutral_is_not_hashed_and_is_filled_in_where_it_is_missing():
     whole = fill_neutral(old)
     assert whole["recipe"]["evaluate"] == {"every": 10, "select": "last", "tta_angles": []}
     assert select_hashed(whole) == select_hashed(old) == old
-    whole["recipe"]["evaluate"]["select"] = "test_best"
-    assert select_hashed(whole) != select_hashed(old)
+    assert whole["data"] == {
+        "name": "mnist_rot", "validation": 0, "statistics": "train", "draw": 0, "replacement": False
+    }  # fmt: skip
+    for section, key, value in [
+        ("data", "draw", 1), ("data", "replacement", True),
+        ("recipe", "evaluate", {"every": 10, "select": "test_best"}),
+    ]:  # fmt: skip
+        other = fill_neutral(old)
+        other[section][key] = value
+        assert select_hashed(other) != select_hashed(old)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -527,6 +528,12 @@ REFUSED = {
     "mode=test": "mode is train or evaluate",
     "precision=fp8": "auto, bf16, fp32 or fp64",
     "data.source=internet": "internet",
+    "data.draw=-1": "data.draw is an integer from 0 to 2^32 - 1, not -1",
+    "data.draw=1.5": "data.draw is an integer from 0 to 2^32 - 1, not 1.5",
+    "data.draw=3": "data.source=embedded has one draw",
+    "data.replacement=true": "data.source=embedded has one draw",
+    "data.replacement=often": "data.replacement is true or false, not 'often'",
+    "data.drow=1": "unknown key data.drow; did you mean data.draw?",
 }
 
 
@@ -555,6 +562,14 @@ def test_an_impossible_word_is_refused_in_one_line_and_changes_nothing(launch, t
     assert "has no run" in launch("-m", "experiment=glob(nothing*)")
     if not shutil.which("srun"):
         assert "needs Slurm" in launch("-m", "experiment=mnistrot_p4", "launcher=slurm")
+
+
+@pytest.mark.parametrize("word", [w for w in REFUSED if re.match(r"data\.(draw|replacement)=", w)])
+def test_a_draw_is_refused_before_data_are_read(launch, monkeypatch, word):
+    monkeypatch.setattr(
+        run_module, "load_configured_data", lambda *_: pytest.fail("data were read")
+    )
+    assert launch("experiment=mnistrot_p4", word) not in (0, 75)
 
 
 def test_without_experiment_and_model_the_choices_are_listed(launch, tmp_path, capsys):
