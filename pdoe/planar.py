@@ -1,4 +1,7 @@
-"""Modules of torch that compute the same as ours, on lifted or on planar maps."""
+"""Modules of torch that compute the same as ours, on lifted or on planar maps.
+
+A planar map is a lifted map [B, C, G, H, W] stored as an image of CG channels, [B, CG, H, W].
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ _ELEMENTWISE = (
 
 @dataclass(frozen=True)
 class PlanarMap:
-    """The axes of a lifted map that is stored as a planar one."""
+    """The sizes of the axes C and G that a planar map [B, CG, H, W] has lost.
+
+    Attributes:
+        channels: C.
+        order: G, the order of the group.
+    """
 
     channels: int
     order: int

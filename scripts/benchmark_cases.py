@@ -98,9 +98,10 @@ def make_part(kind: str, name: str, fields: int, side: int, batch: int) -> Case:
 
 def make_network(experiment: str, batch: int, *overrides: str) -> Case:
     """The network of an experiment file, for the images of its data set."""
-    from pdoe.run.config import build_model, composed
+    from pdoe.run.compose import compose_config
+    from pdoe.run.config import build_model
 
-    config = composed(f"experiment={experiment}", *overrides)
+    config = compose_config(f"experiment={experiment}", *overrides)
     shape = SETS[config["data"]["name"]].shape
 
     peer = make_e2cnn_p8 if experiment == "mnistrot_pdo_p8" and not overrides else None

@@ -182,7 +182,10 @@ def close_comparison(args: argparse.Namespace, outcomes: Sequence[Comparison]) -
         return [sentence, f"This measures nothing. At full scale: make reproduce-{name}", *where]
     if not pairs:
         return [f"No run of {', '.join(args.tables)} was found. To make one: make reproduce-{name}"]
+    trials = sum(one.trials for one in outcomes)
     last = "results/ is unchanged. To add these runs to it: make compare PUBLISH=1"
+    if trials == len(pairs):
+        last = "results/ is unchanged. Runs with fewer epochs or images are never added to it."
     return [describe_pairs(pairs), *where, last]
 
 

@@ -31,8 +31,9 @@ from pdoe.data.files import data_root, read_first
 from pdoe.data.idx import read_mnist
 from pdoe.data.rotation import rotate_digits
 from pdoe.files import as_csv, write_whole
-from pdoe.run.config import build_model, completed, configured_data
-from pdoe.run.record import RunFolder, repository_state
+from pdoe.run.config import build_model, fill_neutral, load_configured_data
+from pdoe.run.folder import RunFolder
+from pdoe.run.record import repository_state
 from pdoe.run.trained import configuration_at, load_weights
 from pdoe.tables.cells import escape_formula, unescape_formula
 
@@ -75,7 +76,7 @@ def load_seen_digits(config: str) -> tuple[DataSet, Tensor, Tensor, np.ndarray]:
     Raises:
         ValueError: the data were not made from the MNIST digits at hand.
     """
-    data = configured_data(json.loads(config), None)
+    data = load_configured_data(json.loads(config), None)
     digits, labels = read_first(read_mnist, data_root(None))
     order = np.random.RandomState(0).permutation(len(digits))  # as the regenerated set was made
     train, test = order[:TRAIN], order[TRAIN : TRAIN + len(data.test_images)]
@@ -91,7 +92,7 @@ def measure_run(folder: Path) -> dict[str, str]:
     record = RunFolder(folder).read_result()
     if record is None or record["status"] != "finished":
         raise ValueError(f"{folder} holds no finished run")
-    config = completed(configuration_at(folder))
+    config = fill_neutral(configuration_at(folder))
     of_data = {"data": config["data"], "recipe": {"evaluate": config["recipe"]["evaluate"]}}
     data, images, labels, origin = load_seen_digits(json.dumps(of_data))
     model = load_weights(build_model(config, data), folder).eval()

@@ -40,7 +40,7 @@ from hydra.errors import HydraException
 from pdoe import PointGroup
 from pdoe.files import write_whole
 from pdoe.run.checkpoints import CheckpointMismatch
-from pdoe.run.config import composed
+from pdoe.run.compose import compose_config
 from pdoe.run.record import repository_state
 from pdoe.tables.markdown import grid, insert
 from pdoe.tables.runs import TableError
@@ -59,7 +59,7 @@ PAPER_OFFSET = torch.pi / 8
 def load_networks(words: list[str]) -> tuple[str, dict, dict[str, torch.nn.Module]]:
     """Name, configuration and networks by state of a command line: overrides, or a run."""
     if all("=" in word and "/" not in word.split("=")[0] for word in words):
-        config = composed(*words)
+        config = compose_config(*words)
         others = [word for word in words if not word.startswith("experiment=")]
         name = " ".join([config["experiment"], *others])
         return name, config, {"initialised": build_network(config)}
@@ -119,8 +119,8 @@ def describe_commit() -> str:
 def tabulate_experiments(pattern: str) -> str:
     """Markdown of the experiments that match the pattern and have a group."""
     names = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
-    matching = {n: composed(f"experiment={n}") for n in names if fnmatchcase(n, pattern)}
-    chosen = {n: config for n, config in matching.items() if config["group"]["name"] != "p1"}
+    matching = {n: compose_config(f"experiment={n}") for n in names if fnmatchcase(n, pattern)}
+    chosen = {n: config for n, config in matching.items() if config["group"] != "p1"}
     if not chosen:
         raise ValueError(f"no experiment with a group matches {pattern!r}; there are: {names}")
     lines = []
@@ -129,7 +129,7 @@ def tabulate_experiments(pattern: str) -> str:
             if overrides and config["model"]["name"] != "resnet":
                 continue
             print(f"{name}, {variant}", file=sys.stderr, flush=True)
-            changed = composed(f"experiment={name}", *overrides)
+            changed = compose_config(f"experiment={name}", *overrides)
             found = measure_layers(changed, build_network(changed), trained=False)
             trunk, logits = (f"{found.errors[layer]:.0e}" for layer in ("trunk", ""))
             broken = f"`{found.first_broken}`" if found.first_broken else "none"

@@ -23,7 +23,7 @@ from pdoe.data.batches import to_input
 from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
-from pdoe.run.config import build_model, configured_data
+from pdoe.run.config import build_model, load_configured_data
 from pdoe.run.trained import configuration_at, load_weights
 
 TOLERANCE = 1e-5  # of the relative difference of the logits
@@ -43,7 +43,7 @@ def export_run(folder: Path, root: str | None, onnx: bool) -> str:
         )
     parts = found[1]
     config = configuration_at(folder)
-    data = configured_data(config, root)
+    data = load_configured_data(config, root)
     model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
     if epochs < of:

@@ -29,10 +29,11 @@ from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
-from pdoe.run.config import build_model, configured_data, hashed
-from pdoe.run.hardware import SWITCHES, worded
+from pdoe.run.config import build_model, group_name, load_configured_data, select_hashed
+from pdoe.run.folder import RunFolder
+from pdoe.run.hardware import SWITCHES, format_setting
 from pdoe.run.overrides import split_overrides
-from pdoe.run.record import RecordError, RunFolder, digest
+from pdoe.run.record import RecordError, digest
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.statistics import NORMAL, sampling_variance
 
@@ -58,7 +59,7 @@ def pack(folder: Path, name: str | None, to: Path, root: str | None) -> str:
     name = name or record["experiment"]
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a name is lower-case letters, digits and underscores, not {name!r}")
-    data = configured_data(config, root)
+    data = load_configured_data(config, root)
     if data.sha256 != record["data"]["sha256"]:
         raise ValueError(
             f"the run was trained on {record['data']['provenance']} {data.name} of SHA-256 "
@@ -138,7 +139,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"{folder} was trained on whitened images, which `preprocess` does not compute"
         )
-    if digest(hashed(config)) != record["config_hash"]:
+    if digest(select_hashed(config)) != record["config_hash"]:
         raise ValueError(f"{folder}/config.yaml is not the configuration of its record")
     return record, config
 
@@ -155,7 +156,7 @@ def describe(
     name: str, content: bytes, record: dict[str, Any], config: dict[str, Any], data: DataSet
 ) -> dict[str, Any]:
     """The entry of the index for a packed network."""
-    model, group = config["model"]["name"], config["group"]["name"]
+    model, group = config["model"]["name"], group_name(config)
     count = len(data.test_images[: config["recipe"]["test_images"]])
     error, angles = record["test_error"], record.get("tta_angles")
     copies = f", mean over {angles} rotations of each" if angles else ""
@@ -203,9 +204,10 @@ def format_card(name: str, call: str, entry: dict[str, Any], record: dict[str, A
         if entry["transposed"]
         else ""
     )
+    once = "" if "with replacement" in data["provenance"] else ", each digit at most once"
     regenerated = (
         " The test images are not the published ones but another draw: other digits at other "
-        "angles, each digit at most once."
+        f"angles{once}."
         if data["provenance"].startswith("regenerated")
         else ""
     )
@@ -223,7 +225,7 @@ labels = net(x).argmax(1)
 
 {format_measurement(entry, record)}
 
-**Network.** Group {config["group"]["name"]}; {network}.
+**Network.** Group {group_name(config)}; {network}.
 
 **Recipe.** {recipe}.
 
@@ -248,7 +250,9 @@ def format_measurement(entry: dict[str, Any], record: dict[str, Any]) -> str:
     settings = environments[-1].get("settings") or {}
     minutes = round(record["seconds"] / 60)
     made_on = [record["device"], record["precision"], f"torch {record['torch']}", f"{minutes} min"]
-    made_on += [f"{name}: {settings[name]}" for name in map(worded, SWITCHES) if name in settings]
+    made_on += [
+        f"{name}: {settings[name]}" for name in map(format_setting, SWITCHES) if name in settings
+    ]
     select, epoch = record.get("select", "last"), record.get("selected_epoch")
     selection = "none: the last epoch" if select == "last" else f"epoch {epoch}, by `{select}`"
     return f"""| | |

@@ -19,9 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--statistics", choices=STATISTICS, default="train", help="the images behind mean and std"
     )
+    parser.add_argument("--draw", type=int, help="seed of a regenerated MNIST-rot (default: 0)")
+    parser.add_argument(
+        "--replacement", action="store_true", help="let a digit come more than once in it"
+    )
     options = parser.parse_args(arguments)
+    own = {"draw": options.draw, "replacement": options.replacement or None}
+    own = {key: value for key, value in own.items() if value is not None}
     try:
-        data = load_data(options.name, options.root, options.source, options.statistics)
+        data = load_data(options.name, options.root, options.source, options.statistics, **own)
     except ValueError as error:
         parser.error(str(error))
     except DataError as error:

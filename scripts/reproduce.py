@@ -21,10 +21,12 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from pdoe.run.config import composed, hashed
-from pdoe.run.cost import estimated_seconds
+from pdoe.run.compose import compose_config
+from pdoe.run.config import select_hashed
+from pdoe.run.cost import estimate_seconds
+from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.hardware import device_name, resolve_device
-from pdoe.run.record import RecordError, RunFolder, digest, run_folder
+from pdoe.run.record import RecordError, digest
 from pdoe.tables.paper import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +63,7 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, seeds)))
 
 
-configuration_of = cache(composed)
+configuration_of = cache(compose_config)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Cell:
             return False
         record = self.record()
         had = record.get("status"), record.get("config_hash"), record.get("seed", self.seed)
-        return had == ("finished", digest(hashed(self.configuration())), self.seed)
+        return had == ("finished", digest(select_hashed(self.configuration())), self.seed)
 
     def __str__(self) -> str:
         return " ".join([self.experiment, *self.overrides, f"seed {self.seed}"])
@@ -129,7 +131,7 @@ def estimate_cost(cells: Sequence[Cell]) -> None:
         network, config = (cell.experiment, *cell.overrides), cell.configuration()
         if network not in whole:
             try:
-                whole[network] = estimated_seconds(config, device)
+                whole[network] = estimate_seconds(config, device)
                 cost = f"about {format_duration(whole[network])} a run"
             except (RuntimeError, MemoryError) as error:  # which need not stop the run itself
                 whole[network] = None
@@ -140,7 +142,7 @@ def estimate_cost(cells: Sequence[Cell]) -> None:
     more = "at least" if None in whole.values() else "about"
     print(
         f"{more} {format_duration(total)} in all on {device_name(device)}, by a few steps of each "
-        "network; Ctrl-C stops, and the same command goes on",
+        "network; after Ctrl-C the same command resumes",
         flush=True,
     )
 
@@ -198,7 +200,7 @@ def finish(statuses: dict[Cell, int], total: int, *compare: str) -> int:
         compare: arguments of scripts/compare.py.
     """
     if INTERRUPTED in statuses.values():
-        print("stopped; the same command goes on", flush=True)
+        print("stopped; the same command resumes", flush=True)
         return INTERRUPTED
     failures, compared = describe_failures(statuses, total), 0
     if 0 in statuses.values() or len(statuses) < total:

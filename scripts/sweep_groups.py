@@ -16,30 +16,29 @@ import copy
 import sys
 from typing import Any
 
-from reproduce import Cell, announce_cost, composed, finish, parse_seeds, train_cells
+from reproduce import Cell, announce_cost, compose_config, finish, parse_seeds, train_cells
 
-from pdoe.groups import PointGroup
 from pdoe.report.learning import GROUPS, SWEEP
-from pdoe.run.config import build_model
+from pdoe.run.config import build_model, parse_group
 
 EXPERIMENT, RECIPE = SWEEP[0], f"recipe={SWEEP[1]}"
 
 
 def count_parameters(config: dict[str, Any], width: int) -> int:
-    """Parameters of the network with that many fields in every layer."""
+    """Count the parameters of the network with ``width`` fields in every layer."""
     config = copy.deepcopy(config)
     config["model"]["widths"] = [width] * len(config["model"]["widths"])
     return sum(p.numel() for p in build_model(config).parameters())
 
 
 def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
-    """The largest width with at most that many parameters, and its count.
+    """Find the largest width with at most ``most`` parameters, and its count.
 
     Raises:
         ValueError: even one field has more.
     """
     if count_parameters(config, 1) > most:
-        raise ValueError(f"one field of {config['group']['name']} has more than {most} parameters")
+        raise ValueError(f"one field of {config['group']} has more than {most} parameters")
     low, high = 1, 2
     while count_parameters(config, high) <= most:
         low, high = high, 2 * high
@@ -51,13 +50,13 @@ def find_width(config: dict[str, Any], most: int) -> tuple[int, int]:
 
 def make_cells(group: str, seeds: list[int], most: int) -> tuple[str, list[Cell]]:
     """A line about the network of a group, and its runs; ValueError if no network is possible."""
-    PointGroup.named(group)
-    config = composed(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
+    group = parse_group(group).name
+    config = compose_config(f"experiment={EXPERIMENT}", f"group={group}", RECIPE)
     width, count = find_width(config, most)
-    original = composed(f"experiment={EXPERIMENT}")
+    original = compose_config(f"experiment={EXPERIMENT}")
     depth = len(original["model"]["widths"])
     overrides = [RECIPE]
-    if group != original["group"]["name"]:
+    if group != original["group"]:
         overrides.append(f"group={group}")
     if [width] * depth != original["model"]["widths"]:
         overrides.append(f"model.widths=[{','.join([str(width)] * depth)}]")
@@ -74,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     options = parser.parse_args(arguments)
     seeds = parse_seeds(options.seeds)
-    original = composed(f"experiment={EXPERIMENT}")
+    original = compose_config(f"experiment={EXPERIMENT}")
     most = count_parameters(original, original["model"]["widths"][0])
 
     cells, refused = [], []

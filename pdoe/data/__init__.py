@@ -54,6 +54,7 @@ def load_data(
     root: str | os.PathLike | None = None,
     source: str = "auto",
     statistics: str = "train",
+    **options: int,
 ) -> DataSet:
     """Find, download or make a data set, on the CPU.
 
@@ -63,9 +64,10 @@ def load_data(
         source: where to take the images from; each loader names its sources.
         statistics: the images whose mean and std are given: ``train`` for the training images,
             ``train_test`` for all.
+        options: ``keys`` of the set's facts, such as the ``draw`` of ``mnist_rot``.
 
     Raises:
-        ValueError: an unknown name, source or statistics.
+        ValueError: an unknown name, source, statistics or option.
         DataError: missing or damaged data, or a root that does not exist.
     """
     from .dataset import DataError
@@ -73,11 +75,14 @@ def load_data(
 
     if name not in SETS:
         raise ValueError(f"unknown data set {name!r}: expected one of {sorted(SETS)}")
+    if unknown := sorted(set(options) - set(SETS[name].keys)):
+        has = f"has {', '.join(SETS[name].keys)}" if SETS[name].keys else "has none"
+        raise ValueError(f"{name} has no option {', '.join(unknown)}: it {has}")
     module, _, function = SETS[name].loader.partition(":")
     load = getattr(import_module(f"{__name__}.{module}"), function)
     place = find_root(root)
     try:
-        return load(place, source, statistics)
+        return load(place, source, statistics, **options)
     except DataError as error:
         raise DataError(f"{error} {describe_root(root)}") from None
 

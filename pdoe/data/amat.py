@@ -22,13 +22,17 @@ ZIP_NAME = "mnist_rotation_new.zip"
 ZIP_MD5 = "0f9a947ff3d30e95cd685462cbf3b847"
 ZIP_LIMIT = 100_000_000  # bytes
 TEXT_LIMIT = 2_000_000_000  # bytes of an .amat file: 32 a value, where the published ones have 16
-ZIP_URL = f"http://www.iro.umontreal.ca/~lisa/icml2007data/{ZIP_NAME}"
+ZIP_URLS = (  # the authors' own address first
+    f"http://www.iro.umontreal.ca/~lisa/icml2007data/{ZIP_NAME}",
+    "https://raw.githubusercontent.com/XieQi2015/F-Conv/f3dec73f953dd056eb51c70a523e2d45a9f9e99b"
+    f"/MinistExp/Data/{ZIP_NAME}",
+)
 AMAT_ROWS = {
     "mnist_all_rotation_normalized_float_train_valid.amat": SETS["mnist_rot"].images[0],
     "mnist_all_rotation_normalized_float_test.amat": SETS["mnist_rot"].images[1],
 }
 FOLDERS = (".", "mnist_rot")
-_REMEDY = f"Replace it by a fresh copy (from {ZIP_URL}), or delete it."
+_REMEDY = f"Replace it by a fresh copy (from {ZIP_URLS[0]}), or delete it."
 
 
 def read_original(root: Path) -> dict[str, np.ndarray]:
@@ -149,5 +153,5 @@ def _check(values: np.ndarray, start: int, name: str) -> None:
 
 def download_original(root: Path) -> None:
     """Download the archive into ``root/mnist_rot``; ``Absent`` has the reason if that fails."""
-    raw = download_first("mnist_rot", [ZIP_URL], ZIP_MD5, ZIP_LIMIT)
+    raw = download_first("mnist_rot", ZIP_URLS, ZIP_MD5, ZIP_LIMIT)
     write_whole(root / "mnist_rot" / ZIP_NAME, raw)

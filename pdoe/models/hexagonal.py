@@ -61,7 +61,7 @@ class AxialArray:
         )
         return cls(inside[rows, columns], (-first[0], -first[1]))
 
-    def halved(self) -> AxialArray:
+    def halve(self) -> AxialArray:
         """The array after a stride of 2: twice the spacing about the same centre."""
         row, column = self.centre
         if row % 2 or column % 2:

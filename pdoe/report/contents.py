@@ -141,7 +141,7 @@ def group_of(line: Line) -> str:
 def name_panel(line: Line) -> tuple[str, str]:
     """The title of a panel: the system and its group, and the settings that differ from its row."""
     parts = [f"{k.removeprefix('model.')}={v}" for k, v in line.settings.items() if k != "group"]
-    if line.provenance not in tables.PUBLISHED_DATA:
+    if not tables.has_published_counts(line.provenance):
         parts.append(f"{line.provenance} data")
     under = textwrap.wrap(", ".join(parts), 42, break_on_hyphens=False)[:3]
     group = group_of(line).partition(" (")[0]

@@ -145,7 +145,7 @@ def point_of_paper(line: Line) -> Point:
 def point_of_runs(line: Line) -> Point | None:
     """Our point of a line; None with other settings than a recipe, or with other data."""
     counts, recipe = count_parameters(line), line.settings.get("recipe", "")
-    usual = set(line.settings) <= {"recipe"} and line.provenance in tables.PUBLISHED_DATA
+    usual = set(line.settings) <= {"recipe"} and tables.has_published_counts(line.provenance)
     if not counts or not usual or is_first_look(line):
         return None
     bar = math.hypot(line.ours.half_width or 0, line.sampling)

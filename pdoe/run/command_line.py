@@ -1,67 +1,150 @@
-"""What can be told to a run on the command line, and what is refused before anything is done."""
+"""The words of a command line: paths are quoted, names are checked, errors are explained."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from ..tracking.write import MODES
-from .hardware import Settings
+import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 PATHS = ("checkpoint", "outputs", "data.root")
+CHOICES = ("experiment", "data", "model", "recipe", "launcher")  # folders of configs/
+# Older command lines chose these with more words.
+RENAMED = {"group.name": "group", "tracking.mode": "tracking", "tracking.project": "project"}
 
 
-def as_path(word: str) -> str:
-    """An override whose value is a path: Hydra must not read the `=` and `,` of a run's folder.
+def quote_path(word: str) -> str:
+    """Quote the value of an override if it is a path, so that Hydra reads no letter of it.
 
-    >>> as_path("checkpoint=outputs/a/seed=0")
-    "checkpoint='outputs/a/seed=0'"
+    A value in quotes is quoted already, and null remains null.
+
+    >>> quote_path("checkpoint=outputs/a (1)/seed=0")
+    "checkpoint='outputs/a (1)/seed=0'"
     """
-    name, _, value = word.partition("=")
-    if name not in PATHS or not re.search("[=,]", value):
+    key, _, value = word.partition("=")
+    by_hand = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if key not in PATHS or by_hand or value in ("", "null"):
         return word
-    if value[0] in "'\"":  # said so by hand
-        return word
-    return "{}='{}'".format(name, value.replace("'", r"\'"))
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def check_groups(words: Sequence[str]) -> None:
-    """Refuse with a ValueError to choose nothing where something has to be chosen."""
+def names_of(choice: str, configs: Path) -> list[str]:
+    """Return the names in one folder of ``configs``."""
+    names = sorted(path.stem for path in (configs / choice).glob("*.yaml"))
+    return [name for name in names if name != "defaults"]  # the schema of the recipes
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` with the known word that is most like ``word``, if any is."""
+    found = get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def check_names(words: Sequence[str], configs: Path) -> None:
+    """Check that experiments, data sets, models, recipes and launchers are names of the lists.
+
+    Raises:
+        ValueError: a word chooses another name; the message names the nearest ones. Or Slurm is
+            chosen where it is not installed.
+    """
     for word in words:
-        if name := re.fullmatch(r"(data|group|model|recipe|tracking)=(null|None)", word):
-            raise ValueError(f"{name[1]} is a file of configs/{name[1]}, by its name; not null")
+        choice, _, value = word.partition("=")
+        if choice not in CHOICES or "(" in value:  # glob(...) and the like: Hydra chooses
+            continue
+        for name in (part.strip("'\" ") for part in value.split(",")):
+            check_name(choice, name, configs)
+        if word == "launcher=slurm" and not shutil.which("srun"):
+            raise ValueError(
+                "launcher=slurm needs Slurm, and there is no srun on this machine: submit from a "
+                "login node of the cluster, or run the jobs here with launcher=local"
+            )
 
 
-def check_words(cfg: DictConfig) -> None:
-    """Refuse with a ValueError what no run can be told, before anything is done."""
-    for name, allowed in {
-        "restart": (True, False),  # it throws results away
-        "resume": ("exact", "any"),
-        "tracking.mode": MODES,
-        "recipe.sync_bn": (True, False),
-    }.items():
-        value = OmegaConf.select(cfg, name)
-        if not any(value is one or value == one and isinstance(one, str) for one in allowed):
-            said = " or ".join(str(one).lower() for one in allowed)
-            raise ValueError(f"{name} is {said}, not {value!r}")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**63:
-        raise ValueError(f"seed is an integer from 0 to 2^63 - 1, not {cfg.seed!r}")
-    if not isinstance(cfg.outputs, str) or not cfg.outputs:
-        raise ValueError(f"outputs is a folder, such as outputs, not {cfg.outputs!r}")
-    scale = cfg.recipe.scale
-    if not isinstance(scale, str) or not re.fullmatch(r"[\w-]+", scale):  # it names a folder
-        raise ValueError(f"recipe.scale is a word, such as full or smoke, not {scale!r}")
-    Settings.check(cfg)
+def check_name(choice: str, name: str, configs: Path) -> None:
+    """Check one name; see :func:`check_names`."""
+    known = names_of(choice, configs)
+    if name in known or (choice in ("experiment", "launcher") and name == "null"):
+        return
+    suggestion = nearest(name, known) or f": it is one of {', '.join(known)}"
+    raise ValueError(f"unknown {choice} {name!r}{suggestion}")
 
 
-def seconds(duration: str | None) -> float | None:
-    """Seconds of ``HH:MM:SS``."""
-    if duration is None:
+def explain_choices(words: Sequence[str], configs: Path) -> str | None:
+    """Say what to choose if a command line chooses neither an experiment nor a model."""
+    if any(re.match(r"\+*(experiment|model|mode)=|-(?!m$|-multirun$)", word) for word in words):
         return None
-    match = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", str(duration))
-    if not match:
-        raise ValueError(f"max_time is HH:MM:SS, such as 00:30:00, not {duration}")
-    hours, minutes, rest = map(int, match.groups())
-    return 3600 * hours + 60 * minutes + rest
+    names = names_of("experiment", configs)
+    width, rows = max(map(len, names)) + 2, -(-len(names) // 3)
+    lines = ["".join(f"{name:{width}}" for name in names[row::rows]) for row in range(rows)]
+    head = "choose an experiment, such as experiment=mnistrot_pdo_p8, or a model (see --help):"
+    return "\n  ".join([head, *(line.rstrip() for line in lines)])
+
+
+def is_local_sweep(words: Sequence[str]) -> bool:
+    """Return whether a command line is a sweep whose runs are carried out by this process.
+
+    >>> is_local_sweep(["-m", "seed=0,1"]), is_local_sweep(["-m", "seed=0,1", "launcher=slurm"])
+    (True, False)
+    """
+    jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
+    return not jobs and not {"-m", "--multirun"}.isdisjoint(words)
+
+
+def describe_unfinished(statuses: Sequence[str]) -> str:
+    """Say which runs of a sweep did not finish, by Hydra's numbers; empty for none or one run.
+
+    >>> describe_unfinished(["finished", "refused", "finished"])
+    '1 of 3 runs did not finish, see their messages above: #1 refused'
+    """
+    left = [f"#{n} {status}" for n, status in enumerate(statuses) if status != "finished"]
+    if len(statuses) < 2 or not left:
+        return ""
+    head = f"{len(left)} of {len(statuses)} runs did not finish, see their messages above"
+    return f"{head}: {', '.join(left)}"
+
+
+def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
+    """Say in one line what Hydra or OmegaConf could not read, and which key was probably meant."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {text.splitlines()[0]}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
+    found = re.search(r"Could not (?:override|append to config|delete)[^']*'([^']+)'", text)
+    found = found or re.search(r"Error (?:merging override|appending) ([^=\s]+)", text)
+    if found is None or "already at" in text:
+        return text.splitlines()[0]
+    key = found[1].lstrip("+~")
+    known = _list_keys(words, configs)
+    if key in RENAMED:
+        return f"unknown key {key}: it is {RENAMED[key]} now"
+    if key in known:
+        return text.splitlines()[-1]
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    return f"unknown key {key}" + (nearest(key, known) or f": there are {', '.join(siblings)}")
+
+
+def _list_keys(words: Sequence[str], configs: Path) -> list[str]:
+    """Return the keys that a command line may override, given what it chooses."""
+    chosen = [w.split(",")[0] for w in words if w.split("=")[0] in CHOICES and "(" not in w]
+    with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)
+    return [*CHOICES, *_join_keys(config)]
+
+
+def _join_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys += _join_keys(value, f"{prefix}{key}.")
+    return keys

@@ -1,15 +1,12 @@
-"""What a resolved configuration, as plain values, stands for: its hash, its data, its network."""
+"""A configuration as plain values: its hash, its data and its network."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data import SETS, DataSet, load_data
@@ -17,22 +14,13 @@ from ..data.dataset import STATISTICS
 from ..data.whitening import whiten
 from ..groups import PointGroup
 from ..models import MODELS, Images, Norm
-from .hardware import SWITCHES, resolve_device, resolve_precision
 from .recipe import is_number
 from .record import digest
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# What a run computes does not depend on these, or only in rounding: they neither name a run nor
-# enter its hash.
-BESIDE_THE_POINT = (
-    *("seed", "device", "max_time", "restart", "resume", "outputs", "tracking"),
-    *("mode", "checkpoint", "published"),
-    *SWITCHES,
-)
-# Keys that came after the first committed runs. At these values they change nothing and stay out of
-# the hash, so that those runs are still runs of their configuration.
+# Keys that were added after the first committed runs, with the values at which they change nothing.
+# At these values they stay out of the hash, so that the older runs keep their hash.
 LATER: dict[str, Any] = {
-    "data": {"validation": 0, "statistics": "train"},
+    "data": {"validation": 0, "statistics": "train", "draw": 0, "replacement": False},
     "model": {"bank_width": None},
     "recipe": {
         "optimizer": "adam",
@@ -46,13 +34,45 @@ LATER: dict[str, Any] = {
 }
 
 
-def hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The part of a configuration that enters its hash."""
-    return config and _without(config, LATER)
+def select_hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the part of a configuration that enters its hash."""
+    kept = config and _without(config, LATER)
+    if kept and isinstance(kept.get("group"), str):
+        kept["group"] = {"name": kept["group"]}  # as in the configurations of older runs
+    return kept
+
+
+def group_name(config: Mapping[str, Any]) -> str:
+    """Return the name of a configuration's group, which older runs keep as ``{"name": "p8"}``."""
+    group = config["group"]
+    return group["name"] if isinstance(group, Mapping) else group
+
+
+def parse_group(name: Any) -> PointGroup:
+    """Return the group of a name: of this package (p8, p6m) or of escnn (C8, D6).
+
+    >>> parse_group("p6m") == parse_group("D6")
+    True
+
+    Raises:
+        ValueError: no group has this name.
+    """
+    text = str(name)
+    if escnn := re.fullmatch(r"([CD])([1-9]\d*)", text):
+        return PointGroup(int(escnn[2]), reflections=escnn[1] == "D")
+    try:
+        return PointGroup.named(text)
+    except ValueError:
+        order = re.search(r"[1-9]\d*", text)
+        near = f"; did you mean p{order[0]}{'m' * (text[-1] in 'mM')}?" if order else "."
+        raise ValueError(
+            f"unknown group {name!r}{near} A group is pN for any number N of rotations, or pNm "
+            "with reflections: p1, p4, p5, p8, p4m, p6m; or, as in escnn, C8, D4"
+        ) from None
 
 
 def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the keys that have their neutral value."""
+    """Return a configuration without the keys that have their neutral value."""
     kept = {}
     for key, value in config.items():
         if isinstance(value, dict) and isinstance(neutral.get(key), dict):
@@ -62,39 +82,41 @@ def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def completed(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
-    """A configuration with the neutral values of the keys that an older one lacks.
+def fill_neutral(config: dict[str, Any], neutral: dict[str, Any] = LATER) -> dict[str, Any]:
+    """Fill in the neutral values of the keys that an older configuration lacks.
 
-    Those of a model are the defaults of its constructor; not every model has each of them.
+    Keys of a model are left out: its constructor has them as defaults.
 
     Raises:
-        ValueError: what should hold keys does not.
+        ValueError: a section of the configuration is not a mapping.
     """
     whole = dict(config)
     for key, value in neutral.items():
         if isinstance(value, dict) and not isinstance(config.get(key, {}), Mapping):
             raise ValueError(f"{key} holds {', '.join(value)}, ..., it is not {config[key]!r}")
         if isinstance(value, dict) and key != "model":
-            whole[key] = completed(config.get(key, {}), value)
+            whole[key] = fill_neutral(config.get(key, {}), value)
         elif key != "model":
             whole.setdefault(key, value)
     return whole
 
 
-def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
-    """The data set of a configuration; keys that an older one lacks are neutral."""
-    config = completed(config)
+def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
+    """Load the data set of a configuration, held-out images and normalisation included."""
+    config = fill_neutral(config)
     chosen, select = config["data"], config["recipe"]["evaluate"]["select"]
     held_out, statistics = chosen["validation"], chosen["statistics"]
     if select == "validation" and not held_out:
         raise ValueError(
-            "recipe.evaluate.select=validation needs images to select on: give data.validation, "
+            "recipe.evaluate.select=validation selects on held-out images: set data.validation, "
             "such as data.validation=2000"
         )
     if statistics not in (words := (*STATISTICS, "none", "whitened")):
         raise ValueError(f"data.statistics is one of {', '.join(words)}, not {statistics!r}")
     of_images = statistics if statistics in STATISTICS else "train"
-    data = load_data(chosen["name"], root, chosen["source"], of_images)
+    name = chosen["name"]
+    options = {key: chosen[key] for key in (SETS[name].keys if name in SETS else ())}
+    data = load_data(name, root, chosen["source"], of_images, **options)
     if held_out != 0:
         data = data.hold_out(held_out, keep_test=select == "validation")
     if statistics == "none":
@@ -103,9 +125,16 @@ def configured_data(config: dict[str, Any], root: str | None) -> DataSet:
 
 
 def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:
-    """The network of a resolved configuration, for ``data`` or for images like its data set's."""
+    """Build the network of a configuration, for ``data`` or for images as in its data set.
+
+    Raises:
+        ValueError: a value of the configuration is impossible.
+    """
     if data is None:
-        shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
+        name = config["data"]["name"]
+        if name not in SETS:
+            raise ValueError(f"data.name is one of {', '.join(SETS)}, not {name!r}")
+        shape, classes = SETS[name].shape, SETS[name].classes
     else:
         shape, classes = data.train_images.shape[1:], data.classes
     arguments = dict(config["model"])
@@ -133,46 +162,9 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         widths = isinstance(value, list) and all(type(width) is int for width in value)
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
-    return MODELS[name](PointGroup.named(config["group"]["name"]), **arguments, **given)
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration of a command line, for scripts: ``experiment=... group=...``."""
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        chosen = [word.split("=")[1] for word in overrides if word.startswith("experiment=")]
-        return resolved(hydra.compose("config", list(overrides)), *(chosen or ["custom"]))
-
-
-def resolved(cfg: DictConfig, experiment: str) -> dict[str, Any]:
-    """What determines the result of a run apart from seed and data, as plain values."""
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in BESIDE_THE_POINT:
-        del config[key]
-    del config["data"]["root"]
-    config["precision"] = resolve_precision(cfg.precision, resolve_device(cfg.device))
-    return {"experiment": experiment, **config}
+    return MODELS[name](PointGroup.named(group_name(config)), **arguments, **given)
 
 
 def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a configuration without its seed."""
     return config and {key: value for key, value in config.items() if key != "seed"}
-
-
-def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
-    """The overrides that set this run apart from its experiment, sorted.
-
-    An override that changes nothing (``group=p8`` for a row that is p8) does not count, nor does
-    the smoke recipe, which has a folder of its own.
-    """
-    beside = "|".join(BESIDE_THE_POINT)
-    kept = re.compile(rf"\+*(experiment|launcher|data\.root|({beside})(\.\w+)*)=")
-    fixed = [o for o in task if kept.match(o)]
-    needed = sorted(o for o in task if o not in fixed)
-
-    def makes_no_difference(override: str) -> bool:
-        others = fixed + [o for o in needed if o != override]
-        without = resolved(hydra.compose("config", others), config["experiment"])
-        return digest(hashed(without)) == digest(hashed(config))
-
-    while idle := next(filter(makes_no_difference, needed), None):
-        needed.remove(idle)
-    return [o for o in needed if o != "recipe=smoke"]

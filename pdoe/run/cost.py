@@ -1,4 +1,4 @@
-"""What a run will take on this machine, from a few of its steps."""
+"""The time that a run takes on this machine, estimated from a few of its steps."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from ..data import SETS, to_input
 from ..fast import replay_as_graphs
 from .config import build_model
-from .diagnostics import ANGLES, turned_count
+from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
 from .recipe import Recipe, make_optimizer
+from .training import train_step
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
 
 
-def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
-    """Seconds that a whole run of a resolved configuration takes here, data and start apart.
+def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
+    """Estimate the seconds of a whole run of a resolved configuration, without data and start.
 
-    Training steps and test batches are timed on images of noise, on a CPU with at most 32 of them,
-    after one of each that is not; augmentation is left out, and whoever else uses the machine at
-    the time makes it dearer.
+    Training steps and test batches are timed on images of noise, on a CPU on at most 32 of them,
+    after one of each that is not timed. Augmentation is left out; other load on the machine makes
+    the estimate larger.
     """
     recipe, name = Recipe.of(config["recipe"]), config["data"]["name"]
     train_images, test_images = SETS[name].images
@@ -35,12 +34,12 @@ def estimated_seconds(config: dict[str, Any], device: torch.device) -> float:
     seen = train_images // recipe.batch_size * recipe.batch_size
     tests = sum(map(recipe.tests, range(1, recipe.epochs + 1))) + (recipe.evaluate_select != "last")
     tests *= len(recipe.evaluate_tta_angles) or 1
-    turned = len(ANGLES) * turned_count(recipe.test_images, SETS[name].images[1])
+    turned = len(ANGLES) * count_rotated(recipe.test_images, SETS[name].images[1])
     return recipe.epochs * seen * step + (tests * test_images + turned) * test
 
 
 def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
-    """Of a training step and of a test."""
+    """The seconds of a training step and of a test, for one image."""
     shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     precision, recipe = config["precision"], config["recipe"]
     count = min(recipe["batch_size"], 32) if device.type == "cpu" else recipe["batch_size"]
@@ -55,27 +54,25 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     if settings.cuda_graph:
         replay_as_graphs(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
 
-    def forward(model: nn.Module) -> torch.Tensor:
-        with autocast(device, precision):
-            return model(to_input(images, 0.5, 0.25, number_type(precision)))
+    def inputs() -> torch.Tensor:
+        return to_input(images, 0.5, 0.25, number_type(precision))
 
     def step() -> float:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(forward(model).to(number_type(precision)), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.item()  # waits for a GPU
+        return train_step(model, optimizer, inputs(), labels, precision)[
+            0
+        ].item()  # waits for a GPU
 
     @torch.no_grad()
     def test() -> float:
-        return forward(model).sum().item()
+        with autocast(device, precision):
+            return model(inputs()).sum().item()
 
     seconds = []
     for mode, action in ((True, step), (False, test)):
         model.train(mode)
         began = time.perf_counter()
         action()
-        times = int(time.perf_counter() - began > 10 * ENOUGH)  # of such, the first is enough
+        times = int(time.perf_counter() - began > 10 * ENOUGH)  # a slow first one is enough
         if not times:
             began = time.perf_counter()
         while times < 4 and time.perf_counter() - began < ENOUGH:

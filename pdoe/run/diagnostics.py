@@ -1,4 +1,4 @@
-"""What a finished network does wrong, and where: measured once, at the end of a run."""
+"""The mistakes of a trained network, and where they arise: measured once, at the end of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .evaluation import evaluate
 from .hardware import DEEP
 
 ANGLES = range(0, 360, 15)  # degrees
-TURNED = 1000  # images; 24 turns of them cost what half a test of 50,000 does
+ROTATED = 1000  # images; rotated by 24 angles they cost half of a test of 50,000
 
 
 def diagnose(
@@ -29,19 +29,19 @@ def diagnose(
     test_images: int | None,
     confusion: Sequence[Sequence[int]] | None,
 ) -> dict[str, Any]:
-    """The last confusion matrix, the error on turned test images, and the error of every layer.
+    """Measure the error on rotated test images, and the equivariance error of every layer.
 
     Returns:
-        ``confusion``: true class -> taken for, numbers of images. ``turned``: angle in degrees ->
-        test error in per cent on the first ``turned_images`` test images, each turned by it
-        (bilinear, so that angles off the grid blur, too); fewer where ``test_images`` are.
+        ``confusion``: as given; true class -> predicted class, numbers of images. ``turned``: angle
+        in degrees -> test error in per cent on the first ``turned_images`` test images, rotated
+        counter-clockwise by the angle (bilinear, so that angles off the grid blur, too).
         ``layers``: name -> largest relative equivariance error over the elements that keep the
         grid, on two test images, float32 or float64; None for a network of a hundred blocks and
         more, whose maps would fill the memory.
     """
     model.eval()
-    count = turned_count(test_images, len(data.test_images))
-    errors = {str(a): turned_error(model, data, precision, count, a) for a in ANGLES}
+    count = count_rotated(test_images, len(data.test_images))
+    errors = {str(a): measure_rotated_error(model, data, precision, count, a) for a in ANGLES}
     layers = None
     if len(getattr(model, "blocks", ())) < DEEP:
         report = equivariance_report(model, model.group, some_input(model, data, 2))
@@ -54,23 +54,23 @@ def diagnose(
     }
 
 
-def turned_count(test_images: int | None, there: int) -> int:
-    """How many images are turned: a hundredth of those that a shortened test has."""
-    return min(there, TURNED if test_images is None else max(1, test_images // 100))
+def count_rotated(test_images: int | None, there: int) -> int:
+    """Return how many test images to rotate: a hundredth of those of a shortened test."""
+    return min(there, ROTATED if test_images is None else max(1, test_images // 100))
 
 
-def turned_error(
+def measure_rotated_error(
     model: nn.Module, data: DataSet, precision: str, count: int, degrees: float
 ) -> float:
-    """Test error in per cent on the first ``count`` test images, each turned counter-clockwise."""
+    """Return the error in per cent on the first ``count`` test images, rotated by an angle."""
     return evaluate(model, data, precision, count, [degrees])
 
 
-def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
-    """Largest relative error over the elements that keep the grid, on 16 test images, float32.
+def measure_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | None]:
+    """Return the largest relative error over the elements that keep the grid, on 16 test images.
 
-    None where it is not a finite number: a network that maps everything to 0 has none. None, too,
-    where no element but the identity keeps the grid, which says nothing.
+    None where the error is not a finite number, as for a network that maps everything to 0, and
+    where only the identity keeps the grid.
     """
     if grid_elements(model.group) == [0]:
         return {"trunk": None, "logits": None}
@@ -84,7 +84,7 @@ def measured_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | 
 
 
 def some_input(model: nn.Module, data: DataSet, count: int) -> Tensor:
-    """The first test images as the network gets them, [count, C, H, W]."""
+    """The first test images as the network's input, [count, C, H, W]."""
     dtype = next(model.parameters()).dtype
     return to_input(data.test_images[:count], data.mean, data.std, dtype)
 
@@ -94,8 +94,8 @@ def finite(number: float) -> float | None:
 
 
 @torch.no_grad()
-def turned_filters(model: nn.Module) -> np.ndarray | None:
-    """The first layer's filters of up to eight fields, turned through the group, as an image.
+def rotate_filters(model: nn.Module) -> np.ndarray | None:
+    """Draw the first layer's filters of up to eight fields in the frame of every group element.
 
     A row is a field, a column a group element; blue is negative, white 0, red positive, each row on
     its own scale.

@@ -1,4 +1,4 @@
-"""The test of a network: its confusion matrix, its error, on images as they are or turned."""
+"""The test of a network: its confusion matrix and its error, on images as they are or rotated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from .ranks import Ranks
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """The context in which a network of a precision runs its forward pass."""
+    # In a CUDA graph the casts of weights that autocast caches would be part of the recording.
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=not recording
+    )
+
+
+def number_type(precision: str) -> torch.dtype:
+    """The dtype of a network's input: float32 under autocast, too."""
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 @torch.no_grad()
@@ -28,13 +38,23 @@ def confusion_matrix(
     ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
     stopped: Callable[[], bool] = lambda: False,
     tta_angles: Sequence[float] = (),
+    show: Callable[[int], None] = lambda images: None,
 ) -> Tensor | None:
-    """How many test images of a class (row) are taken for which one (column): int64, on the CPU.
+    """Count the test images of each class (row) by their predicted class (column).
 
-    Over the first ``count`` test images or all of them; the ranks share them. With ``tta_angles``
-    (degrees, counter-clockwise, test-time augmentation) an image's class is the one with the
-    largest mean of the probabilities of the image turned by each of them. None where ``stopped``,
-    asked after each batch, ended it early.
+    Args:
+        model: images [B, C, H, W] -> logits [B, classes].
+        count: use the first ``count`` test images; None for all. The ranks share them.
+        stopped: asked after each batch; true ends the test.
+        tta_angles: test-time augmentation: the predicted class has the largest mean probability
+            over the image rotated by each angle (degrees, counter-clockwise).
+        show: called after each batch with the number of images that are done.
+
+    Returns:
+        int64 [classes, classes] on the CPU; None if ``stopped``.
+
+    Raises:
+        ValueError: the network has another number of classes than the data.
     """
     model.eval()
     device, dtype = data.test_images.device, number_type(precision)
@@ -42,8 +62,13 @@ def confusion_matrix(
     own, truths = ranks.share(images), ranks.share(labels)
     size = 100 if device.type == "cpu" else 2000  # on a CPU the maps of a batch stay in its cache
 
-    def input_of(batch: Tensor) -> Tensor:
-        return to_input(batch, data.mean, data.std, dtype)
+    def logits_of(batch: Tensor) -> Tensor:
+        with autocast(device, precision):
+            if not tta_angles:
+                return model(to_input(batch, data.mean, data.std, dtype))
+            views = rotations(batch, tta_angles)
+            outputs = (model(to_input(view, data.mean, data.std, dtype)) for view in views)
+            return sum(F.softmax(output.to(dtype), 1) for output in outputs)
 
     counts = torch.zeros(data.classes**2, dtype=torch.int64, device=device)
     most = -(-len(images) // ranks.count)  # of a rank: each of them takes part as often
@@ -52,26 +77,21 @@ def confusion_matrix(
         if len(batch):
             if start and len(batch) < size:  # one shape, for a compiled network
                 batch = torch.cat([batch, own[: size - len(batch)]])
-            with autocast(device, precision):
-                if tta_angles:
-                    outputs = (model(input_of(view)) for view in turned(batch, tta_angles))
-                    logits = sum(F.softmax(output.to(dtype), 1) for output in outputs)
-                else:
-                    logits = model(input_of(batch))
+            logits = logits_of(batch)
             if logits.shape[1] != data.classes:
                 raise ValueError(
-                    f"the network tells {logits.shape[1]} classes apart, {data.name} has "
-                    f"{data.classes}"
+                    f"the network has {logits.shape[1]} classes, {data.name} has {data.classes}"
                 )
             cells = truth * data.classes + logits[: len(truth)].argmax(1)
             counts += torch.bincount(cells, minlength=len(counts))
+        show(min(len(images), (start + size) * ranks.count))
         if start + size < most and stopped():
             return None
     return ranks.total(counts).view(data.classes, data.classes).cpu()
 
 
-def turned(images: Tensor, degrees: Sequence[float]) -> Iterator[Tensor]:
-    """The images turned counter-clockwise by each angle (bilinear)."""
+def rotations(images: Tensor, degrees: Sequence[float]) -> Iterator[Tensor]:
+    """The images rotated counter-clockwise by each angle (bilinear)."""
     for angle in degrees:
         angles = torch.full((len(images),), math.radians(angle), dtype=torch.float64)
         yield images if angle % 360 == 0 else rotate(images, angles)
@@ -90,10 +110,5 @@ def evaluate(
     count: int | None = None,
     tta_angles: Sequence[float] = (),
 ) -> float:
-    """Test error in per cent, over the first ``count`` test images or all of them."""
+    """The test error in per cent, see :func:`confusion_matrix`."""
     return error_of(confusion_matrix(model, data, precision, count, tta_angles=tta_angles))
-
-
-def number_type(precision: str) -> torch.dtype:
-    """What images are given to a network as: float32 under autocast, too."""
-    return torch.float64 if precision == "fp64" else torch.float32

@@ -1,4 +1,4 @@
-"""What a run computes on, and how: settings whose ``auto`` depends on hardware and model."""
+"""The device of a run, and the settings whose ``auto`` depends on hardware and model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fast import ChannelsLast
+from ..fast import ChannelsLast, set_inductor_cache
 from ..layers import GroupConv, LiftingConv
 
 DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
@@ -20,7 +20,11 @@ SWITCHES = ("compile", "cuda_graph", "channels_last", "deterministic", "checkpoi
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first GPU where there is one, else the CPU."""
+    """Return the device of a name; ``auto`` is the first GPU, or the CPU if there is none.
+
+    Raises:
+        ValueError: the name has another form, or this machine has no such GPU.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
@@ -34,7 +38,11 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies it, else fp32; fp64 is for exact tests."""
+    """Return the precision; ``auto`` is bf16 where the hardware multiplies it, else fp32.
+
+    Raises:
+        ValueError: the precision is not auto, bf16, fp32 or fp64.
+    """
     if precision not in ("auto", "bf16", "fp32", "fp64"):
         raise ValueError(f"precision is auto, bf16, fp32 or fp64, not {precision!r}")
     if precision != "auto":
@@ -47,10 +55,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def device_name(device: torch.device) -> str:
+    """Return the name of a GPU or of the CPU, such as "NVIDIA H200" or "CPU AMD EPYC"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        names = re.findall(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M
+        )
     except OSError:
         names = []
     return f"CPU {names[0]}" if names else "CPU"
@@ -58,17 +69,17 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network is run; none of it changes more than rounding, and what dropout draws.
+    """How a network is run. No setting changes more than rounding and the draws of dropout.
 
     Attributes:
         compile: ``torch.compile`` of every residual block, or of a network without blocks.
         cuda_graph: record the passes of a training step once and replay them, on a GPU that would
-            wait for the host, see :func:`pdoe.fast.replay_as_graphs`.
-        channels_last: the layout in which convolutions run, on a CPU that of all maps of a
-            :class:`PlainCNN` or :class:`ResNet`, too; None: as measured, on a GPU by width.
-        deterministic: the same numbers again, at the price of slower operations on a GPU.
-        checkpoint_activations: keep the inputs of the blocks alone, and compute what is in between
-            again for the backward pass: less memory, a third more time.
+            wait for the host; see :func:`pdoe.fast.replay_as_graphs`.
+        channels_last: the memory format of convolutions, and on a CPU of all maps of a
+            :class:`PlainCNN` or :class:`ResNet`; None: the faster format, on a GPU by width.
+        deterministic: bit-identical numbers when a run is repeated; slower on a GPU.
+        checkpoint_activations: keep only the inputs of the blocks and recompute the other maps in
+            the backward pass: less memory, a third more time.
     """
 
     compile: bool
@@ -79,7 +90,7 @@ class Settings:
 
     @staticmethod
     def check(asked: Mapping[str, Any]) -> None:
-        """Refuse with a ValueError another value than auto, true or false."""
+        """Raise a ValueError if a setting is not auto, true or false."""
         for name in SWITCHES:
             if asked[name] != "auto" and not isinstance(asked[name], bool):
                 raise ValueError(f"{name} is auto, true or false, not {asked[name]!r}")
@@ -88,63 +99,67 @@ class Settings:
     def resolve(
         cls, asked: Mapping[str, Any], device: torch.device, model: nn.Module, ranks: int = 1
     ) -> tuple[Settings, list[str]]:
-        """The settings that ``auto`` stands for here, and a line that says what it chose.
+        """Choose the settings that are ``auto``.
+
+        Returns:
+            The settings, and one line for each, such as "compile: no".
 
         Raises:
-            ValueError: another value than auto, true or false, or what the model cannot do.
+            ValueError: a setting is not auto, true or false, or the model or device lacks it.
         """
         cls.check(asked)
         gpu = device.type == "cuda"
         blocks = len(getattr(model, "blocks", ()))
         choices = {
-            # On a CPU it gains nothing, on a GPU a graph gains more: experiments/benchmarks.
+            # No faster on a CPU, and on a GPU a graph is faster: experiments/benchmarks.
             "compile": False,
             "channels_last": None,
             "deterministic": True,
             "checkpoint_activations": blocks >= DEEP,
         }
         chosen = {n: v if asked[n] == "auto" else asked[n] for n, v in choices.items()}
-        # Neither what is computed again nor what is compiled has been recorded, nor several ranks.
+        # Graphs were not tried with recomputation, compilation or several ranks.
         others = chosen["compile"] or chosen["checkpoint_activations"]
         auto = gpu and ranks == 1 and not others
         chosen["cuda_graph"] = auto if asked["cuda_graph"] == "auto" else asked["cuda_graph"]
         if chosen["cuda_graph"] and not (gpu and ranks == 1):
             where = "several processes" if gpu else f"a {device.type}"
-            raise ValueError(f"cuda_graph: none for {where}; leave it on auto or false")
+            raise ValueError(f"cuda_graph is not possible on {where}; set it to auto or false")
         if chosen["checkpoint_activations"] and not blocks:
             raise ValueError(
-                f"checkpoint_activations: {type(model).__name__} has no blocks whose maps could be "
-                "computed again; leave it on auto or false"
+                f"checkpoint_activations: {type(model).__name__} has no blocks to recompute; "
+                "set it to auto or false"
             )
         words = {True: "yes", False: "no", None: "as measured"}
-        said = [f"{worded(name)}: {words[value]}" for name, value in chosen.items()]
+        said = [f"{format_setting(name)}: {words[value]}" for name, value in chosen.items()]
         return cls(**chosen), said
 
     def apply(self, model: nn.Module) -> None:
-        """Make the model run so."""
+        """Change the model so that it runs with these settings."""
         for module in model.modules():
             if isinstance(module, LiftingConv | GroupConv | ChannelsLast):
                 module.channels_last = self.channels_last
         if self.checkpoint_activations:
             model.checkpoint_activations = True
         if self.compile:
+            set_inductor_cache()
             # All blocks share their code, and each width, stride and mode is a graph of its own.
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             for part in getattr(model, "blocks", None) or [model]:
                 part.compile(dynamic=False)  # the batches of a run have one shape
 
 
-def worded(switch: str) -> str:
-    """The name of a switch in logs and records."""
+def format_setting(switch: str) -> str:
+    """Return the name of a setting as logs and records have it."""
     return switch.replace("_", " ")
 
 
 def make_repeatable(device: torch.device, deterministic: bool = True) -> None:
-    """The same numbers again on a GPU, and fp32 that is float32; a CPU does so anyway."""
+    """Make a GPU repeat its numbers bit for bit, and compute fp32 in float32, as a CPU does."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        # Else every new tensor is filled first, which nothing here needs: it reads what it wrote.
+        # Do not fill new tensors first: no code here reads what it has not written.
         torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cuda.matmul.allow_tf32 = False

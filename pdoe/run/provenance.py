@@ -1,33 +1,29 @@
 """What a run was made with: code, packages, machine and settings, for each part of it.
 
-A run may go on elsewhere, so its manifest has a list of environments, each named once, and a list
-of parts, each with the number of its environment, its times, epochs and peak memory.
+A run may be resumed elsewhere, so its manifest has a list of environments, each named once, and a
+list of parts, each with the number of its environment, its times, epochs and peak memory.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
 import platform
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from .record import repository_state
-
-# A difference that does not depend on settings of the user's.
-PLAIN = (
-    *("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"),
-    *("--src-prefix=a/", "--dst-prefix=b/", "--unified=3", "--diff-algorithm=myers"),
-)
+from .hardware import device_name
+from .repository import difference, repository_state
 
 
 def environment(
@@ -36,9 +32,9 @@ def environment(
     """This process and its machine.
 
     Args:
-        device: what is computed on.
+        device: the device of the computation.
         code: a folder in the repository that runs.
-        settings: how: precision, threads, ranks, flags of determinism, ...
+        settings: name -> value: precision, threads, ranks, flags of determinism, ...
     """
     gpu = device.type == "cuda"
     commit, dirty = repository_state(code)
@@ -56,43 +52,67 @@ def environment(
         "driver": _driver() if gpu else None,
         "device_memory_bytes": memory,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "instruction_set": instruction_set(),
         "settings": dict(settings),
     }
 
 
-def difference(folder: str | Path) -> str | None:
-    """SHA-256 of what differs from the commit of the code in ``folder``; None without git.
+def instruction_set() -> dict[str, str | None]:
+    """Which CPU instructions the libraries use here: they decide how sums are rounded.
 
-    Of git's binary difference, and of names and contents of new files; what lies below ``results/``
-    does not count.
+    ``cpu_capability`` is that of PyTorch's own kernels. ``onednn_isa`` and ``mkl_limit`` are the
+    limits that the user set by ``ONEDNN_MAX_CPU_ISA`` and ``MKL_ENABLE_INSTRUCTIONS``; without one,
+    oneDNN uses all that the CPU has. ``blas_kernel`` is the core that NumPy's OpenBLAS computes
+    filter banks for.
     """
-
-    def git(*arguments: str) -> bytes:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, check=True
-        ).stdout
-
-    tree = ("--", ":/", ":(top,exclude)results")
-    try:
-        root = Path(os.fsdecode(git("rev-parse", "--show-toplevel").rstrip(b"\n")))
-        sha = hashlib.sha256(git("diff", *PLAIN, "HEAD", *tree))
-        new = git("ls-files", "--others", "--exclude-standard", "--full-name", "-z", *tree)
-        for name in sorted(filter(None, new.split(b"\0"))):
-            path = root / os.fsdecode(name)
-            sha.update(name + b"\0" + (path.read_bytes() if path.is_file() else b""))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return sha.hexdigest()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    return {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn_isa": limit.upper() if limit else _widest_instructions(),
+        "mkl_limit": os.environ.get("MKL_ENABLE_INSTRUCTIONS"),
+        "blas_kernel": _openblas_core(),
+    }
 
 
-def continued(
+def device_label(device: torch.device) -> str:
+    """The name of a device; a CPU with its instructions, such as "CPU AMD EPYC (AVX512)"."""
+    name = device_name(device)
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else name
+
+
+def _widest_instructions() -> str | None:
+    """The widest of the CPU's instructions for matrix products; None where PyTorch knows none."""
+    for name, has in {
+        "AVX512_CORE_AMX": "_is_amx_tile_supported",
+        "AVX512_CORE_BF16": "_is_avx512_bf16_supported",
+        "AVX512_CORE_VNNI": "_is_vnni_supported",
+        "AVX512_CORE": "_is_avx512_supported",
+        "AVX2": "_is_avx2_supported",
+    }.items():
+        if getattr(torch.cpu, has, bool)():
+            return name
+    return None
+
+
+@cache
+def _openblas_core() -> str | None:
+    """The core whose kernels NumPy's OpenBLAS uses, such as "Haswell"; None for another BLAS."""
+    for library in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
+        with suppress(OSError, AttributeError):
+            core = ctypes.CDLL(str(library)).scipy_openblas_get_corename64_
+            core.restype = ctypes.c_char_p
+            return core().decode()
+    return None
+
+
+def extend_manifest(
     before: Mapping[str, Any] | None,
     here: Mapping[str, Any],
     configuration: Mapping[str, Any],
     started: str,
     epochs: int,
 ) -> dict[str, Any]:
-    """The manifest of a run with one more part, which begins after that many epochs.
+    """The manifest of a run with one more part, which begins after ``epochs`` epochs.
 
     Args:
         before: the manifest so far; None for a run that begins, or began before there was one.
@@ -118,8 +138,8 @@ def continued(
     }
 
 
-def note_progress(manifest: Mapping[str, Any], ended: str, epochs: int) -> None:
-    """How far the last part is now."""
+def update_last_part(manifest: Mapping[str, Any], ended: str, epochs: int) -> None:
+    """Write into the last part how far it is now."""
     part = manifest["parts"][-1]
     part.update(ended=ended, epochs=[part["epochs"][0], epochs], peak_memory_bytes=peak_memory())
 
@@ -129,18 +149,18 @@ def reset_peak_memory() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory() -> int:
-    """The most memory that was in use, in bytes: of the GPU if one is used, else of the process.
+    """The largest memory in use, in bytes: of the GPU if one is used, else of the process.
 
-    Where a process cannot tell what it used since :func:`reset_peak_memory`, since it began.
+    Counted from :func:`reset_peak_memory` where the system can, else from the process's start.
     """
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     with suppress(OSError, AttributeError):
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status, re.M)[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -148,6 +168,6 @@ def peak_memory() -> int:
 
 def _driver() -> str | None:
     try:
-        return Path("/sys/module/nvidia/version").read_text().strip()
+        return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
     except OSError:
         return None

@@ -27,11 +27,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
+        """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """This rank's part of a batch; the parts of all ranks are disjoint and make it up."""
+        """This rank's part of a batch; the parts of all ranks are disjoint and cover the batch."""
         return batch[self.rank :: self.count]
 
     def total(self, numbers: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Ranks:
         return int(largest)
 
     def by_first(self, action: Callable[[], Any]) -> Any:
-        """What an action of the first rank alone gives, or raises, on each of them."""
+        """Do an action on the first rank alone; return, or raise, its result on every rank."""
         if self.count == 1:
             return action()
         box: list[Any] = [None, None]
@@ -64,7 +64,7 @@ class Ranks:
         return box[0]
 
     def first_before_others(self, action: Callable[[], Any]) -> Any:
-        """What an action gives on each of them: the first one does it and speaks, then the rest."""
+        """Do an action on every rank, the first one before the others, whose output is hidden."""
         held: list[Any] = []
         self.by_first(lambda: held.append(action()))
         if not held:
@@ -80,7 +80,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward pass averages gradients over the ranks.
 
         Running statistics are those of the first rank; constants are the same on all and stay.
@@ -135,15 +135,15 @@ def join(device: torch.device) -> tuple[Ranks, torch.device]:
 
 
 def leave() -> None:
-    """Let go of the other processes at the end, and wait for the threads that spoke to them.
+    """End the communication with the other processes, and wait for its threads.
 
-    One that still holds a tensor when the interpreter is gone would abort the process.
+    A thread that still holds a tensor when the interpreter is gone would abort the process.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """The model whose batch norm sees the images of all ranks.
 
     Raises:
@@ -168,8 +168,8 @@ def local_norms(model: nn.Module) -> list[str]:
     return sorted(kinds)
 
 
-def said_of_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
-    """What several ranks change of the recipe."""
+def describe_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
+    """Describe in a line how several ranks share a batch, for the log and the record."""
     own = batch_size // ranks.count
     seen = f"; batch norm sees the {own} images of a rank" if local_norms(model) else ""
     return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"

@@ -1,4 +1,4 @@
-"""What a recipe chooses: schedule, optimiser, augmentation, averaging."""
+"""A recipe: learning rate, optimiser, augmentation, averaging, evaluation."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def augmentation(name: str, data: DataSet) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """What happens to a batch of training images, uint8 [B, C, H, W], before normalisation.
+    """Return the augmentation of a batch of training images, uint8 [B, C, H, W].
 
-    Crops are padded with the mean, which normalisation makes 0, as in the authors' code.
+    Crops are padded with the mean, which normalisation maps to 0, as in the authors' code.
     """
     if name != "crop_flip":
         return AUGMENTATIONS[name]
@@ -59,32 +59,31 @@ class Recipe:
 
     Args:
         batch_size: images of a step, of all ranks together.
-        learning_rate, schedule: pairs (epoch counted from 0, rate), and what is between them, see
+        learning_rate, schedule: pairs (epoch counted from 0, rate) and the rate between them; see
             :func:`learning_rate_at`.
         optimizer: see :func:`make_optimizer`.
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
-        l1: the same with L1: the sum of their magnitudes times this is added to the loss.
+        l1: L1 term on the same weights: their magnitudes times ``l1`` are added to the loss.
         label_smoothing: of the cross entropy.
-        average: decay per step of an exponential moving average of weights and running statistics,
-            which is what is tested, and what the model holds when all epochs are done; None for
-            none.
-        augment: "none", "rotation" (a turn of its own for every image, bilinear; with
-            "rotation_nearest" by nearest neighbours), "quarter_turns" (a multiple of 90 degrees,
-            exact), "stretch" (a turn, and a stretch by up to 15 % along each of two axes),
-            "crop_flip" (a shift by up to 4 pixels and a reflection) or "shift_flip" (by up to 2
-            pixels, interpolated).
+        average: decay per step of an exponential moving average of weights and running statistics.
+            The average is tested, and the model holds it after the last epoch. None: no average.
+        augment: "none"; "rotation" (by a random angle for every image, bilinear) or
+            "rotation_nearest" (nearest neighbour); "quarter_turns" (by a multiple of 90 degrees,
+            exact); "stretch" (a rotation, and a stretch by up to 15 % along each of two axes);
+            "crop_flip" (a shift by up to 4 pixels and a reflection); "shift_flip" (a shift by up
+            to 2 pixels, interpolated, and a reflection).
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
-        evaluate_select: the epoch whose weights count, and are in the model in the end: the "last",
-            or the first one with the least error on ``data.validation``, on the test set
-            ("test_best", which makes the test error too low) or in training ("train_best"). With
-            "validation" the test set is seen once, after the last epoch. It and "test_best" choose
-            among the epochs that are evaluated.
-        evaluate_tta_angles: test on images turned by these angles, see
+        evaluate_select: the epoch whose weights are tested and remain in the model: the "last", or
+            the first one with the least error on held-out images ("validation"), on the test set
+            ("test_best": the test error is then too low) or in training ("train_best"). With
+            "validation" the test set is used once, after the last epoch. "validation" and
+            "test_best" choose among the evaluated epochs.
+        evaluate_tta_angles: test with the mean over images rotated by these angles (degrees); see
             :func:`pdoe.run.evaluation.confusion_matrix`.
-        train_images, test_images: use only the first so many; None for all.
+        train_images, test_images: use only the first N; None: all.
 
     Raises:
-        ValueError: a value cannot be carried out.
+        ValueError: a value is impossible.
     """
 
     epochs: int
@@ -106,7 +105,7 @@ class Recipe:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Recipe:
-        """The recipe of a resolved configuration, whose other keys are for model and ranks."""
+        """Read the recipe of a resolved configuration; its other keys are for model and ranks."""
         values = {**config, **{f"evaluate_{k}": v for k, v in config["evaluate"].items()}}
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
@@ -150,15 +149,15 @@ class Recipe:
             raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {angles}")
 
     def rate_at(self, epoch: float) -> float:
-        """The learning rate at an epoch, counted from 0, or between two."""
+        """Return the learning rate at an epoch, counted from 0; fractions are between epochs."""
         return learning_rate_at(epoch, self.learning_rate, self.schedule)
 
     def tests(self, epoch: int) -> bool:
-        """Whether the error is taken after that many epochs."""
+        """Return whether the model is evaluated after ``epoch`` epochs."""
         return is_evaluated(epoch, self.epochs, self.evaluate_every, self.evaluate_last)
 
     def protocol(self, selected_epoch: int | None) -> dict[str, Any]:
-        """What makes the test error another quantity than that of the last epoch, for a record."""
+        """Return, for a record, how the test error differs from that of the last epoch."""
         angles = len(self.evaluate_tta_angles)
         chosen = {"select": self.evaluate_select, "selected_epoch": selected_epoch}
         return (chosen if self.evaluate_select != "last" else {}) | (
@@ -167,24 +166,24 @@ class Recipe:
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether it is two numbers."""
+    """Return whether a value is two numbers."""
     listed = isinstance(value, list | tuple) and len(value) == 2
     return listed and all(map(is_number, value))
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an integer or a float; true and false are none."""
+    """Return whether a value is an integer or a float, and not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def learning_rate_at(
     epoch: float, rates: Sequence[tuple[float, float]], schedule: str = "step"
 ) -> float:
-    """The rate at an epoch, counted from 0, of pairs (epoch, rate).
+    """Return the rate at an epoch, counted from 0, of pairs (epoch, rate).
 
-    Schedule "step" keeps a rate until the next pair, "linear" goes straight to it.
+    Schedule "step" keeps a rate until the next pair; "linear" interpolates between pairs.
     """
-    rates = sorted(rates, key=lambda pair: pair[0])  # of two pairs at an epoch the last one begins
+    rates = sorted(rates, key=lambda pair: pair[0])  # of two pairs at one epoch the last counts
     begin, rate = [pair for pair in rates if pair[0] <= epoch][-1]
     ahead = [pair for pair in rates if pair[0] > epoch]
     if schedule == "step" or not ahead:
@@ -194,18 +193,19 @@ def learning_rate_at(
 
 
 def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
-    """Whether the test error is taken after that many epochs (from 1).
+    """Return whether the model is evaluated after ``epoch`` epochs (from 1).
 
-    Every ``every``-th epoch, each one in the last part ``last`` of the run, and the final one.
+    It is after every ``every``-th epoch, each one in the last part ``last`` of the run, and the
+    final one.
     """
     return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
 
 
 def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """The exponential average of torch, of numbers that may be averaged.
+    """Return torch's exponential moving average for floating-point tensors.
 
-    Buffers of integers are index tables and counters: they are copied, while torch would average
-    and truncate them.
+    Integer buffers are index tables and counters. They are copied: torch would average and truncate
+    them.
     """
     average = get_ema_multi_avg_fn(decay)
 
@@ -219,7 +219,7 @@ def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], 
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """L2 on the weights of convolutions and linear layers alone, none on norms and biases."""
+    """Return parameter groups with L2 on convolution and linear weights only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -228,20 +228,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimizer:
-    """One of ``OPTIMIZERS``, with L2 in the gradient; its rate is set at every step.
+    """Make one of ``OPTIMIZERS``, with L2 in the gradient; its rate is set at every step.
 
-    "adam"; SGD with a momentum of 0.9, Nesterov's ("sgd") or plain ("momentum"); "adadelta" with a
-    decay of 0.9, whose rate is a factor (1 in its paper).
+    "adam"; SGD with Nesterov momentum 0.9 ("sgd") or plain momentum 0.9 ("momentum"); "adadelta"
+    with decay 0.9, whose rate is a factor (1 in its paper).
     """
     groups = parameter_groups(model, weight_decay)
     on_gpu = all(p.is_cuda for group in groups for p in group["params"])
-    # One call for all parameters; Adadelta has no such kernel.
+    # A fused optimiser updates all parameters in one call; Adadelta has no such kernel.
     fused = {"fused": True} if on_gpu and name != "adadelta" else {}
     return OPTIMIZERS[name](groups, lr=0.0, **fused)
 
 
 def add_l1(optimizer: Optimizer, strength: float) -> None:
-    """Add the gradient of ``strength`` times the sum of |w| over the weights that have L2."""
+    """Add the gradient of ``strength`` times the sum of |w|, over the weights that have L2."""
     for weight in optimizer.param_groups[0]["params"]:
         if weight.grad is not None:
             weight.grad.add_(weight.detach().sign(), alpha=strength)

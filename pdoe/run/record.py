@@ -1,36 +1,29 @@
-"""What a run leaves behind: config.yaml, metrics.jsonl, result.json, checkpoints, diagnostics.json.
-
-Run folders carry no time stamps, so that running a command again finds the run it started:
-``<outputs>/<experiment>/<overrides if any>/seed=<seed>``, below ``<outputs>/<scale>`` for every
-scale but "full". Files are written beside and renamed: a killed run leaves whole ones.
-"""
+"""The record of a run, ``result.json``: its identity, and whether an earlier record fits it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
 from .overrides import join_overrides
+from .repository import repository_state
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+SCHEMA = 1  # of result.json; raise it when an older version would misread the file
+# The version of the arithmetic. Raise it when a change makes the same configuration and seed give
+# other numbers, so that no run mixes both.
+NUMBERS = 1
+LATER = ("reason", "ranks", "schema", "numbers")  # fields that the first records lack
+LARGEST = 1e15  # no number of a record is larger
+MOST_EPOCHS = 10**6
+WAYS_OUT = "move {} away, or discard it with restart=true"
 
 
 class RecordError(Exception):
-    """A run folder that cannot be used as it is; the message says why and what to do."""
+    """A run folder cannot be used as it is; the message says why and what to do."""
 
 
 def digest(value: Any) -> str:
@@ -44,15 +37,9 @@ def run_id(config_hash: str, seed: int, data_sha256: str) -> str:
     return digest([config_hash, seed, data_sha256])
 
 
-def run_folder(
-    outputs: str | Path, experiment: str, overrides: Sequence[str], seed: int, scale: str = "full"
-) -> Path:
-    """Where a run lives; characters that no folder name should have become ``_``."""
-    root = Path(outputs) if scale == "full" else Path(outputs) / scale
-    name = re.sub(r"[^\w.,=+-]", "_", ",".join(overrides))
-    if len(name) > 180:
-        name = f"{name[:160]}-{digest(list(overrides))}"
-    return root / experiment / name / f"seed={seed}"
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def new_record(
@@ -64,29 +51,22 @@ def new_record(
     data: Mapping[str, str],
     hardware: Mapping[str, Any],
     code: str | Path,
-    before: Mapping[str, Any] | None,
-    config_before: Mapping[str, Any] | None,
-    folder: str | Path,
 ) -> dict[str, Any]:
-    """The record of a run that begins, or goes on from ``before``, or was finished before.
+    """The record of a run that begins.
 
-    Status is "finished", "interrupted", "failed" or "diverged"; it stands on "interrupted" from the
-    start, so that a run that is killed says so. Errors are in per cent.
+    Status is "finished", "interrupted", "failed" or "diverged". It is "interrupted" from the start,
+    so that the record of a killed run is right. Errors are in per cent, times in seconds.
 
     Args:
         config: what determines the result apart from seed and data.
         data: name, provenance and sha256.
         hardware: device, precision, threads, torch and ranks.
         code: a folder in the repository whose commit is recorded.
-        before, config_before: record and configuration that an earlier run left in ``folder``.
-
-    Raises:
-        RecordError: ``before`` is damaged, or the record of another configuration, seed or data;
-            what differs is named.
     """
     config_hash = digest(config)
     commit, dirty = repository_state(code)
-    record = {
+    return {
+        "schema": SCHEMA,
         "run_id": run_id(config_hash, seed, data["sha256"]),
         "experiment": experiment,
         "overrides": join_overrides(overrides),
@@ -99,6 +79,7 @@ def new_record(
         "seconds": 0.0,
         "seconds_per_epoch": None,
         **hardware,
+        "numbers": NUMBERS,
         "commit": commit,
         "dirty": dirty,
         "data": dict(data),
@@ -108,58 +89,113 @@ def new_record(
         "ended": now(),
         "reason": "killed, or still running",
     }
+
+
+def continue_record(
+    record: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    folder: str | Path,
+    config: Mapping[str, Any],
+    config_before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The record of a run that may have begun before.
+
+    Args:
+        record: the new record, see :func:`new_record`.
+        before: the record that an earlier start left in ``folder``; None if there is none.
+        config, config_before: the configuration, and the one that lies in ``folder``.
+
+    Returns:
+        ``record`` where nothing was before; ``before`` if that run is finished; else ``before``
+        with this process's hardware and code.
+
+    Raises:
+        RecordError: ``before`` is damaged, or belongs to another configuration, seed or data; the
+            message names what differs.
+    """
     if before is None:
-        if config_before is not None and digest(config_before) != config_hash:
+        if config_before is not None and digest(config_before) != record["config_hash"]:
             raise RecordError(
                 f"{folder} holds a run of another configuration, whose record is lost: "
-                f"{'; '.join(_differences(config_before, config))}; {_WAYS_OUT.format(folder)}"
+                f"{'; '.join(_differences(config_before, config))}; {WAYS_OUT.format(folder)}"
             )
-        return record
-    damaged = [
-        key
-        for key, value in record.items()
-        if key not in ("reason", "ranks")  # came later than the first runs
-        and (key not in before or (isinstance(value, str) and not isinstance(before[key], str)))
-    ]
-    if not isinstance(before.get("data"), dict) or set(data) - set(before["data"]):
-        damaged.append("data")
-    manifest, lists = before.get("manifest", {}), ("environments", "parts")  # the first had none
-    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(k, []), list) for k in lists)
-    if not whole:
-        damaged.append("manifest")
-    if before.get("status") == "finished" and not _is_finite(before.get("test_error")):
-        damaged.append("test_error")
-    if damaged:
+        return dict(record)
+    if damaged := _find_damaged_fields(before, record, config):
         names = ", ".join(dict.fromkeys(damaged))
-        raise RecordError(f"{folder}/result.json is damaged at {names}; {_WAYS_OUT.format(folder)}")
-    had = {"seed": before["seed"], "data": before["data"]}
-    differ = _differences(had, {"seed": seed, "data": dict(data)})
-    if before["config_hash"] != config_hash:
+        raise RecordError(f"{folder}/result.json is damaged at {names}; {WAYS_OUT.format(folder)}")
+    parts = ("seed", "data")
+    differ = _differences({key: before[key] for key in parts}, {key: record[key] for key in parts})
+    if before["config_hash"] != record["config_hash"]:
         known = _differences(config_before, config) if config_before else []
-        differ += known or [f"config_hash {before['config_hash']}, now {config_hash}"]
+        differ += known or [f"config_hash {before['config_hash']}, now {record['config_hash']}"]
     if differ:
         raise RecordError(
             f"{folder} holds a run ({before['status']}) of another configuration, seed or data: "
-            f"{'; '.join(differ)}; {_WAYS_OUT.format(folder)}"
+            f"{'; '.join(differ)}; {WAYS_OUT.format(folder)}"
         )
     if before["status"] == "finished":
         return dict(before)
+    hardware = ("device", "precision", "threads", "torch", "ranks")
+    had = {"numbers": 1, **before}
+    same = had["numbers"] == record["numbers"]
     return {
         **before,
-        **hardware,
-        "status": record["status"],
-        **{key: _joined(before[key], record[key]) for key in ("commit", "device")},
-        "dirty": dirty or before["dirty"],
-        "reason": record["reason"],
+        **{key: record[key] for key in (*hardware, "schema", "status", "reason") if key in record},
+        **{key: _join(before[key], record[key]) for key in ("commit", "device")},
+        "numbers": had["numbers"] if same else _join(str(had["numbers"]), str(record["numbers"])),
+        "dirty": record["dirty"] or before["dirty"],
     }
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def check_schema(found: Any, known: int, path: Path) -> None:
+    """Refuse with a RecordError a file that a newer version of this package has written."""
+    if type(found) is not int or found < 1:
+        raise RecordError(f"{path} is damaged: its schema is {found!r}, not a version such as 1")
+    if found > known:
+        raise RecordError(
+            f"{path} was written by a newer version of this package (schema {found}, this one "
+            f"reads up to {known}): update the package"
+        )
 
 
-def _joined(had: str, has: str) -> str:
-    """All the values that parts of a run had."""
+def _find_damaged_fields(
+    before: Mapping[str, Any], record: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[str]:
+    """The names of fields that are missing, or that hold what no record holds."""
+    missing = [key for key in record if key not in before and key not in LATER]
+    texts = [key for key, value in record.items() if isinstance(value, str) and key != "reason"]
+    had = {**dict.fromkeys(record), "manifest": {}, **before}  # the first records have no manifest
+    recipe, counts, manifest = config.get("recipe"), had["epochs"], had["manifest"]
+    most = recipe.get("epochs", MOST_EPOCHS) if isinstance(recipe, Mapping) else MOST_EPOCHS
+    lists = [_map(manifest).get(key, []) for key in ("environments", "parts")]
+    whole = {
+        **{key: isinstance(had[key], str) for key in texts},
+        "epochs": type(counts) is int and 0 <= counts <= most,
+        "seconds": is_number(had["seconds"]),
+        "test_error": is_number(had["test_error"])
+        or (had["test_error"] is None and had["status"] != "finished"),
+        "data": set(record["data"]) <= set(_map(had["data"])),
+        "dirty": isinstance(had["dirty"], bool),
+        "equivariance_error": isinstance(had["equivariance_error"], Mapping),
+        "manifest": isinstance(manifest, Mapping)
+        and all(isinstance(x, list) and all(isinstance(y, Mapping) for y in x) for x in lists),
+    }
+    for key in ("parameters", "test_error_best", "seconds_per_epoch"):
+        whole[key] = had[key] is None or is_number(had[key])
+    return missing + [key for key, fits in whole.items() if not fits]
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a record may hold: finite, and none that overflows."""
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _join(had: str, has: str) -> str:
+    """All the values that the parts of a run had."""
     parts = had.split("+")
     return had if has in parts else "+".join([*parts, has])
 
@@ -174,146 +210,3 @@ def _differences(had: Mapping[str, Any], has: Mapping[str, Any], name: str = "")
         elif digest(old) != digest(new):  # as the hash sees it: 0 and 0.0 are two values
             lines.append(f"{name}{key} {old}, now {new}")
     return lines
-
-
-_WAYS_OUT = "move {} away, or give restart=true to throw it away"
-
-
-def now() -> str:
-    """The time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def repository_state(folder: str | Path) -> tuple[str, bool]:
-    """Commit of the code in ``folder`` and whether it differs from it.
-
-    Changes below ``results/`` do not count: they are what runs produce. Without git the commit is
-    "unknown" and the state counts as different.
-    """
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(
-            git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-
-
-class RunFolder:
-    """The files of one run."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.checkpoint = self.path / "checkpoint"
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Keep other processes from this run, until it ends or its process does.
-
-        The folder itself is locked; where the system has no such locks nothing is.
-
-        Raises:
-            RecordError: another process is at it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            yield
-            return
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RecordError(
-                    f"{self.path} is in use by another process that runs this run: wait until it "
-                    "has ended, or stop it"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            yield
-        finally:
-            os.close(folder)
-
-    def read_result(self) -> dict[str, Any] | None:
-        """The record, or None before there is one.
-
-        Raises:
-            RecordError: if the file is damaged.
-        """
-        path = self.path / "result.json"
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RecordError(
-                f"{path} cannot be read ({error}); {_WAYS_OUT.format(self.path)}"
-            ) from None
-        if not isinstance(result, dict):
-            raise RecordError(f"{path} is no record; {_WAYS_OUT.format(self.path)}")
-        return result
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-
-    def write_diagnostics(self, found: Mapping[str, Any]) -> None:
-        write_whole(self.path / "diagnostics.json", json.dumps(found) + "\n")
-
-    def write_config(self, text: str) -> None:
-        write_whole(self.path / "config.yaml", text)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one per epoch; a last line cut short by a kill is dropped.
-
-        Raises:
-            RecordError: another line is damaged.
-        """
-        rows = []
-        path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                if type(row["epoch"]) is not int:
-                    raise ValueError
-            except (ValueError, TypeError, KeyError, RecursionError):
-                if number == len(lines):
-                    break
-                found = line[:40].decode(errors="replace")
-                raise RecordError(
-                    f"{path}, line {number}, is no row of an epoch: {found!r}; "
-                    f"{_WAYS_OUT.format(self.path)}"
-                ) from None
-            rows.append(row)
-        return rows
-
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add the row of an epoch, after those of the epochs before it.
-
-        A resumed run repeats the epoch that it was killed in: the row of its first attempt goes.
-        """
-        rows = self.metrics()
-        kept = [other for other in rows if other["epoch"] < row["epoch"]]
-        write_whole(
-            self.path / "metrics.jsonl",
-            "".join(json.dumps(line) + "\n" for line in [*kept, row]),
-        )
-
-    def discard(self) -> None:
-        """Throw away what an earlier run left, its tracking files apart.
-
-        The checkpoint goes first, and at once: no run goes on from what was half thrown away.
-        """
-        aside = self.path / ".discarded"
-        shutil.rmtree(aside, ignore_errors=True)
-        if self.checkpoint.exists():
-            self.checkpoint.rename(aside)
-        for name in ("result.json", "metrics.jsonl", "diagnostics.json", "config.yaml"):
-            (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)

@@ -1,71 +1,89 @@
-"""Networks that were trained: the configuration and the weights of a run on disk."""
+"""Trained networks: the configuration and the weights of a run on disk, and their test error."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import torch
+from omegaconf import DictConfig
 from torch import nn
 
-from .checkpoints import weights_at
-from .config import completed
+from ..export import export_plain, load_exported_weights
+from ..files import read_yaml
+from .compose import resolve_config
+from .config import build_model, fill_neutral, group_name, load_configured_data, parse_group
+from .evaluation import evaluate
+from .hardware import make_repeatable, resolve_device, resolve_precision
+from .provenance import device_label
 from .recipe import Recipe
+from .weights import weights_at
 
 CONFIGURATION = "config.yaml"
 NEEDED = {
     "data": {"name", "source"},
-    "group": {"name"},
     "model": {"name"},
     "recipe": {"dropout", "norm", "evaluate", "test_images"},
 }
 
 
 def configuration_in(folder: Path) -> dict[str, Any] | None:
-    """What ``config.yaml`` of a run holds, its seed included; None if it cannot be read."""
+    """Read ``config.yaml`` of a run, seed included; None if it cannot be read."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(folder / CONFIGURATION))
-    except Exception:  # YAML has many ways to be damaged
+        found = read_yaml(folder / CONFIGURATION)
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
 def configuration_at(path: Path) -> dict[str, Any] | None:
-    """The configuration of the run that a folder, a checkpoint or a file belongs to.
+    """Read the configuration of the run that a folder, a checkpoint or a file belongs to.
 
-    None for a file that lies in no run folder: nothing says what network it is of.
+    Returns:
+        The configuration, or None for a file outside of any run folder.
 
     Raises:
-        ValueError: the folder is no run's, or its configuration is damaged.
+        ValueError: the folder is not a run folder, or its configuration is damaged.
     """
     near = (path, *path.resolve().parents[:3])
     folder = next((place for place in near if (place / CONFIGURATION).is_file()), None)
     if folder is None:
         if path.is_dir():
-            raise ValueError(f"{path} is no run folder, and lies in none: it lacks {CONFIGURATION}")
+            raise ValueError(f"{path} is not in a run folder: it lacks {CONFIGURATION}")
         return None
-    config = configuration_in(folder) or {}
+    place = folder / CONFIGURATION
+    config = configuration_in(folder)
+    if config is None:
+        raise ValueError(
+            f"{place} is damaged: the same training command writes it again if the run is not "
+            "finished, or restart=true trains anew"
+        )
     for part, keys in NEEDED.items():
-        lacking = keys - set(config[part]) if isinstance(config.get(part), dict) else {"all of it"}
-        if lacking:
+        section = config.get(part)
+        if not isinstance(section, dict):
+            raise ValueError(f"{place} is not the configuration of a run: it has no section {part}")
+        if lacking := keys - set(section):
             raise ValueError(
-                f"{folder / CONFIGURATION} is not the configuration of a run: its {part} lacks "
+                f"{place} is not the configuration of a run: its {part} lacks "
                 f"{', '.join(sorted(lacking))}"
             )
     try:
-        Recipe.of(completed(config)["recipe"])
-    except (ValueError, TypeError, KeyError) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{folder / CONFIGURATION}: recipe: {said}") from None
+        parse_group(group_name(config))
+        Recipe.of(fill_neutral(config)["recipe"])
+    except KeyError as error:
+        raise ValueError(f"{place} lacks {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{place}: {error}") from None
     return config
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """The model with the weights of a run folder, of a checkpoint or in a file.
+    """Load the weights of a run folder, a checkpoint or a file into ``model``, and return it.
 
     Raises:
-        ValueError: they are another network's.
-        CheckpointMismatch: there are none, or they are damaged.
+        ValueError: the weights are those of another network.
+        CheckpointMismatch: there are no weights, or they are damaged.
     """
     try:
         model.load_state_dict(weights_at(path))
@@ -73,3 +91,40 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         problem = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} holds the weights of another network: {problem}") from None
     return model
+
+
+def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
+    """Print the test error of the weights at ``checkpoint=``.
+
+    A run and its files are tested with their own network on their own data, a file of weights
+    elsewhere with what the command line chooses. Of several ranks only the first one works.
+
+    Raises:
+        ValueError: there is no checkpoint, or it does not fit the network.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if cfg.checkpoint is None:
+        raise ValueError("mode=evaluate needs checkpoint=: a run folder, a checkpoint or a file")
+    path = Path(str(cfg.checkpoint))
+    if not path.exists():
+        raise ValueError(f"checkpoint={path} does not exist")
+    device = resolve_device(cfg.device)
+    precision = resolve_precision(cfg.precision, device)
+    make_repeatable(device)
+    config = fill_neutral(configuration_at(path) or resolve_config(cfg, experiment))
+    data = load_configured_data(config, cfg.data.root).to(device)
+    model = build_model(config, data)
+    if path.suffix == ".pt2":
+        model = load_exported_weights(export_plain(model), path)
+    else:
+        model = load_weights(model, path)
+    model = model.to(device, torch.float64 if precision == "fp64" else None)
+    count = len(data.test_images[: config["recipe"]["test_images"]])
+    error = evaluate(model, data, precision, count, config["recipe"]["evaluate"]["tta_angles"])
+    wrong = round(error * count / 100)
+    print(
+        f"{path}: test error {error:.3f} %, {wrong:,} of {count:,} images of {data.name} "
+        f"({data.provenance}), {device_label(device)}, {precision}",
+        flush=True,
+    )

@@ -118,7 +118,7 @@ SHORT: tuple[Column, ...] = (
 )
 MAIN: tuple[Column, ...] = (*SHORT, ("verdict", format_verdict), EXPERIMENT)
 VERDICTS: tuple[Column, ...] = (
-    EXPERIMENT,
+    ("experiment", format_name),
     ("paper, %", lambda line: line.paper.error or NONE),
     SPREAD,
     INTERVAL,

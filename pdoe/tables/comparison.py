@@ -53,9 +53,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison(Outcome):
-    """The outcome for a user's runs: the pairs, their table for a terminal, and its page."""
+    """The outcome for a user's runs: the pairs, their table for a terminal, and its page.
+
+    Attributes:
+        trials: the number of runs with fewer epochs or images than their recipe has.
+    """
 
     pairs: Sequence[Pair] = ()
+    trials: int = 0
     text: str = ""
     page: Path = Path()
 
@@ -79,7 +84,8 @@ def compare_runs(table: Table, found: Sequence[Found]) -> Comparison:
     if pairs:
         shown = format_terminal(HEADER[:-1], [row[:-1] for row in cells])
         text = f"{table.name}\n{shown}\n"
-    return Comparison(own, lines, problems, pairs, text, page)
+    trials = 0 if table.held_out else sum(bool(one.shortened) for one in found)
+    return Comparison(own, lines, problems, pairs, trials, text, page)
 
 
 def judge_pair(table: Table, pair: Pair, found: Found) -> tuple[Pair, list[str]]:

@@ -39,7 +39,7 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[str]], ragged: bool = Fa
 
 
 def format_terminal(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = 120) -> str:
-    """A table of at most that many characters a line: the widest columns are cut."""
+    """Format a table of at most ``width`` characters a line: the widest columns are cut."""
     cells = [[cell.replace("`", "").replace("\\*", "*") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     while sum(widths) + 2 * (len(widths) - 1) > width:

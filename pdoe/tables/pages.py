@@ -50,18 +50,18 @@ def format_summary(lines: Sequence[Line]) -> str:
 
 def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]:
     """Every page by its name; a page without content is left out."""
-    rows, overrides, others = select_rows(lines), [], []
+    rows, draws, overrides, others = select_rows(lines), [], [], []
     seen: set[tuple[str, str]] = set()
     for line in lines:
         key = line.paper.row, line.overrides
         if key not in seen and line.overrides:
-            overrides.append(line)
+            (draws if line.comparable else overrides).append(line)
         elif key in seen:
             others.append(line)
         seen.add(key)
     pages = {}
     if scale == "full":
-        pages["verdicts.md"] = render_verdicts(rows)
+        pages["verdicts.md"] = render_verdicts(rows, draws)
     if overrides:
         pages["overrides.md"] = render_overrides(lines, overrides)
     pages |= render_lists(lines, others)
@@ -85,8 +85,9 @@ def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
     }
 
 
-def render_verdicts(rows: Sequence[Line]) -> str:
-    run = [line for line in rows if line.ours]
+def render_verdicts(rows: Sequence[Line], draws: Sequence[Line]) -> str:
+    """The page of verdicts: a line for each row, then one for each other draw of its data."""
+    run = [line for line in (*rows, *draws) if line.ours]
     table = [format_table(columns.VERDICTS, run)] if run else []
     protocols = format_table(columns.PROTOCOLS, [line for line in rows if line.paper.flags])
     return "\n".join([*table, read_text("rule"), read_text("verdicts"), protocols])

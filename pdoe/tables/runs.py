@@ -30,7 +30,7 @@ FIELDS = {
     "equivariance_error.trunk": "number?", "equivariance_error.logits": "number?",
     "started": "text?", "ended": "text?",
 }  # fmt: skip
-TEST_IMAGES = "recipe.test_images"  # a column where a run was tested on the first so many alone
+TEST_IMAGES = "recipe.test_images"  # a column for runs tested on fewer images than the set has
 STATUSES = ("finished", "interrupted", "failed", "diverged")
 LIMIT = 1e15  # no time, count or error is larger; sums of what is smaller stay finite
 ALWAYS = ("run_id", "experiment", "seed", "status")  # without these even a failed run is nameless

@@ -22,12 +22,12 @@ def student(name: str, *numbers: float) -> float:
 
 
 def t_quantile(degrees: float, coverage: float = 0.95) -> float:
-    """The t with P(-t < T < t) = coverage, T of Student's law with that many degrees of freedom."""
+    """The t with P(-t < T < t) = coverage, T of Student's law with the given degrees of freedom."""
     return student("stdtrit", degrees, (1 + coverage) / 2)
 
 
 def sampling_variance(error: float, images: int) -> float:
-    """Variance of an error measured on that many images, drawn independently (binomial)."""
+    """Variance of an error measured on ``images`` independent images (binomial)."""
     return error * (100 - error) / images
 
 

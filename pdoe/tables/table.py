@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..data.draws import is_regenerated
 from ..data.facts import SETS
 from ..run.overrides import settings_of
 from .paper import Published
 from .runs import TEST_IMAGES, Run
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
 
-PUBLISHED_DATA = ("original", "regenerated")  # provenances with the published numbers of images
+DRAW = {"data.draw", "data.replacement"}  # overrides that choose a draw of regenerated data
 EMBEDDED_TEST_IMAGES = SETS["mnist_rot"].other_images["embedded"][1]
 # The end of a provenance whose test images are held-out training images.
 HELD_OUT = re.compile(r", (\d+) held out$")
@@ -87,8 +88,8 @@ class Line:
 
     @property
     def comparable(self) -> bool:
-        usual = self.scale == "full" and not self.overrides and bool(self.paper.error)
-        return usual and self.provenance in PUBLISHED_DATA
+        usual = self.scale == "full" and self.settings.keys() <= DRAW and bool(self.paper.error)
+        return usual and has_published_counts(self.provenance)
 
     @property
     def difference(self) -> float:
@@ -117,13 +118,14 @@ class Line:
             return "not run", [f"{n} {status}" for status, n in sorted(statuses.items())]
         if not self.comparable:
             scale = "smoke scale" * (self.scale != "full")
-            data = f"{self.provenance} data" * (self.provenance not in PUBLISHED_DATA)
+            data = f"{self.provenance} data" * (not has_published_counts(self.provenance))
             figure = "" if self.paper.error else "no published figure"
             limits = [scale, "overrides" * bool(self.overrides), data, figure]
             return "not comparable", list(filter(None, limits))
         agrees = abs(self.difference) <= self.tolerance
         word = "reproduced" if agrees else "worse" if self.difference > 0 else "better"
-        data = "regenerated data" * (self.provenance == "regenerated")
+        data = self.provenance.replace("regenerated", "regenerated data")
+        data = data * is_regenerated(self.provenance)
         selected = "selected on the test set" * ("test_best" in self.selected)
         few = f"provisional: n = {self.ours.n}" if self.ours.n < FEW_SEEDS else ""
         return word, list(filter(None, [data, selected, few]))
@@ -185,7 +187,7 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
 
 def _has_common_recipe(line: Line) -> bool:
     alone = line.others == {"recipe": "common"} and set(line.settings) <= {"recipe"}
-    return alone and line.provenance in PUBLISHED_DATA and not line.another
+    return alone and has_published_counts(line.provenance) and not line.another
 
 
 def _newest_first(group: tuple[tuple[str, ...], list[Run]]) -> tuple:
@@ -196,9 +198,14 @@ def _newest_first(group: tuple[tuple[str, ...], list[Run]]) -> tuple:
     return not any(run.finished for run in members), [-ord(c) for c in newest], key
 
 
+def has_published_counts(provenance: str) -> bool:
+    """Whether data of this provenance have the published numbers of images."""
+    return provenance == "original" or is_regenerated(provenance)
+
+
 def _nearness(provenance: str) -> int:
     """Place of a provenance in the order from the published data to anything else."""
-    order = (*PUBLISHED_DATA, "embedded")
+    order = ("original", "regenerated", "embedded")
     return order.index(provenance) if provenance in order else len(order)
 
 

@@ -8,6 +8,7 @@ import io
 import math
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 import torch
 from samples import md5, synthetic, tiny_arrays
 
-from pdoe.data import DataError, DataSet, amat, downloads, files, idx, load_data, mnist_rot
+from pdoe.data import SETS, DataError, DataSet, amat, downloads, files, idx, load_data, mnist_rot
 from pdoe.data.dataset import digest, make_data_set
+from pdoe.data.draws import DRAWN, Draw, is_regenerated
 from pdoe.data.rotation import rotate_digits, rotate_gaussian
 
 ROOT = Path("root")
@@ -249,7 +251,7 @@ def test_an_absent_source_says_where_it_looked_and_how_to_supply_it(monkeypatch)
 def tiny_sources(monkeypatch):
     """Both sources that are made here give the tiny set, as pinned."""
     for name, make in {"regenerated": "_regenerate", "embedded": "_embed"}.items():
-        monkeypatch.setattr(mnist_rot, make, lambda root: tiny_arrays())
+        monkeypatch.setattr(mnist_rot, make, lambda root, *_: tiny_arrays())
         monkeypatch.setitem(mnist_rot.PINNED, name, digest(tiny_arrays()))
 
 
@@ -257,7 +259,7 @@ def test_auto_says_a_line_per_source_and_how_to_do_better_than_embedded(
     tiny_sources, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        mnist_rot, "_regenerate", lambda root: files.read_first(idx.read_mnist, root)
+        mnist_rot, "_regenerate", lambda root, _: files.read_first(idx.read_mnist, root)
     )
     assert load(root=None).provenance == "embedded"
     lines = capsys.readouterr().out.splitlines()
@@ -322,15 +324,134 @@ def test_a_damaged_cache_is_never_replaced(texts):
         load("regenerated", root=None)
 
 
+# --- draws ----------------------------------------------------------------------------------------
+
+
+def load_draw(draw: int = 0, replacement: bool = False, source: str = "auto") -> DataSet:
+    return load_data("mnist_rot", "root", source, draw=draw, replacement=replacement)
+
+
+@pytest.fixture
+def few_digits(raws, monkeypatch):
+    """MNIST has five digits and a regenerated set four: three for training, one for testing."""
+    few = replace(SETS["mnist_rot"], images=(3, 1))
+    monkeypatch.setitem(SETS, "mnist_rot", few)
+    monkeypatch.setattr(mnist_rot, "PINNED", {})
+    put(ROOT / "mnist", raws, gz=True)
+
+
+DRAWS = {
+    (3, False): "regenerated, draw 3",
+    (0, True): "regenerated with replacement, draw 0",
+    (4, True): "regenerated with replacement, draw 4",
+}
+
+
+def test_each_draw_has_its_own_images_provenance_and_cache(few_digits, capsys):
+    sets = {draw: load_draw(*draw) for draw in [(0, False), *DRAWS]}
+    names = {draw: data.provenance for draw, data in sets.items()}
+    assert names == {(0, False): "regenerated", **DRAWS}
+    assert len({data.sha256 for data in sets.values()}) == 4
+    assert sorted(path.name for path in ROOT.glob("cache/*")) == [
+        "mnist_rot-regenerated-draw-3.npz",
+        "mnist_rot-regenerated-with-replacement-draw-0.npz",
+        "mnist_rot-regenerated-with-replacement-draw-4.npz",
+        "mnist_rot-regenerated.npz",
+    ]
+    capsys.readouterr()
+    assert {draw: load_draw(*draw).sha256 for draw in sets} == {
+        draw: data.sha256 for draw, data in sets.items()
+    }
+    assert "rotating" not in capsys.readouterr().out  # from the caches
+
+
+def test_only_a_draw_with_replacement_has_a_digit_twice():
+    for seed in range(3):
+        order, angles = Draw(seed).pick_digits(70_000)
+        assert len(set(order)) == len(order) == len(angles) == 62_000
+        picked, angles = Draw(seed, replacement=True).pick_digits(70_000)
+        share = len(set(picked)) / 70_000  # 1 - (1 - 1/70,000)^62,000 = 0.5876 of all digits
+        assert len(picked) == len(angles) == 62_000 and abs(share - 0.5876) < 0.01
+        assert 0 <= angles.min() < 0.01 and 6.27 < angles.max() < 2 * np.pi
+        assert picked.min() < 10 and picked.max() > 69_990
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("source", ["original", "unchecked", "embedded"])
+def test_only_regenerated_data_have_draws(source, draw):
+    with pytest.raises(ValueError, match=f"data.source={source} has one draw: .* leave it out$"):
+        load_draw(*draw, source)
+
+
+def test_a_draw_is_never_replaced_by_other_data(texts, archive):
+    put(ROOT, {amat.ZIP_NAME: archive(texts), **texts})
+    assert load_draw().provenance == "original"
+    with pytest.raises(DataError, match=r"Tried: regenerated, draw 1 \(local") as absent:
+        load_draw(1)
+    assert not re.search(r"(original|unchecked|embedded) \(\w+ ", str(absent.value))
+    assert f"put {amat.ZIP_NAME}" not in str(absent.value)
+
+
+@pytest.mark.parametrize("draw", [-1, 2**32, 1.5, True, "1", None])
+def test_a_draw_is_an_integer(draw):
+    with pytest.raises(ValueError, match=r"^data.draw is an integer from 0 to 2\^32 - 1, not "):
+        load_draw(draw)
+    with pytest.raises(ValueError, match="^data.replacement is true or false, not 'yes'$"):
+        load_draw(1, "yes")
+
+
+def test_a_set_without_draws_refuses_them():
+    with pytest.raises(ValueError, match="^cifar10 has no option draw: it has none$"):
+        load_data("cifar10", "root", draw=1)
+    with pytest.raises(ValueError, match="^mnist_rot has no option drw: it has draw, replacement$"):
+        load_data("mnist_rot", "root", drw=1)
+
+
+def test_a_draw_that_is_pinned_is_checked(few_digits, monkeypatch):
+    monkeypatch.setattr(mnist_rot, "PINNED", DRAWN)
+    for draw in [Draw(1), Draw(5, replacement=True)]:
+        expected = DRAWN[draw.provenance]
+        with pytest.raises(DataError, match=f"the {draw.provenance} .* expected {expected}"):
+            load_draw(draw.seed, draw.replacement)
+    assert load_draw(6).provenance == "regenerated, draw 6"  # not pinned
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        *[(name, True) for name in ("regenerated", *DRAWS.values())],
+        *[(name, False) for name in ("original", "embedded", "regenerated, draw", "draw 3")],
+        ("regenerated, draw 3, 2000 held out", False),
+    ],
+)
+def test_the_provenance_of_a_draw_is_recognised(provenance, expected):
+    assert is_regenerated(provenance) == expected
+
+
 # --- downloads, from a server on this machine -----------------------------------------------------
 
 
 def test_the_original_is_downloaded_and_kept(texts, archive, server, monkeypatch):
     folder, address = server
     (folder / "x.zip").write_bytes(archive(texts))
-    monkeypatch.setattr(amat, "ZIP_URL", f"{address}/x.zip")
+    monkeypatch.setattr(amat, "ZIP_URLS", [f"{address}/x.zip"])
     assert_is_tiny(load("original"), "original")
     assert [path.name for path in (ROOT / "mnist_rot").iterdir()] == [amat.ZIP_NAME]
+
+
+@pytest.mark.parametrize(
+    "spoilt", [None, b"other", bytes(100_000)], ids=["absent", "other", "large"]
+)
+def test_a_mirror_stands_in_for_a_first_address_without_the_original(
+    texts, archive, server, monkeypatch, spoilt
+):
+    folder, address = server
+    (folder / "mirror.zip").write_bytes(raw := archive(texts))
+    if spoilt:
+        (folder / "first.zip").write_bytes(spoilt)
+    monkeypatch.setattr(amat, "ZIP_LIMIT", len(raw))
+    monkeypatch.setattr(amat, "ZIP_URLS", [f"{address}/first.zip", f"{address}/mirror.zip"])
+    assert_is_tiny(load("original"), "original")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +466,7 @@ def test_a_download_that_is_not_the_file_leaves_nothing(server, monkeypatch, ser
     folder, address = server
     if served:
         (folder / "x.zip").write_bytes(served)
-    monkeypatch.setattr(amat, "ZIP_URL", f"{address}/x.zip")
+    monkeypatch.setattr(amat, "ZIP_URLS", [f"{address}/x.zip", f"{address}/other.zip"])
     monkeypatch.setattr(amat, "ZIP_LIMIT", 100)
     with pytest.raises(DataError, match=message):
         load("original")
@@ -478,13 +599,28 @@ def test_digit_59640_rotated_is_the_first_original_image_in_783_of_784_pixels(
     assert (difference == 0).sum() == 783 and difference.max() == 1
 
 
+def test_20_original_test_images_are_made_of_their_digits_and_angles(real_digits, real_root):
+    file = real_root / "mnist_rot_original_test20.npz"
+    if not file.is_file():
+        pytest.skip(f"original test images are not at hand: no {file}")
+    with np.load(file, allow_pickle=False) as original:
+        digits = real_digits[original["source_digit"]]
+        rotated = rotate_gaussian(digits, np.deg2rad(original["angle_degrees"]))
+        difference = np.abs(np.rint(rotated * (255 / 256)) - original["images_255"])
+        _, labels = idx.read_mnist(real_root)
+        assert np.array_equal(labels[original["source_digit"]], original["labels"])
+    assert len(difference) == 20 and difference.max() == 1
+    assert (difference == 0).sum((1, 2)).min() >= 780  # of 784 pixels
+
+
 @pytest.mark.slow
-def test_the_regenerated_set_is_made_as_pinned(real_digits, real_root):
-    arrays = mnist_rot._regenerate(real_root)
-    data = make_data_set("mnist_rot", "regenerated", arrays, 10)
-    assert data.sha256 == mnist_rot.PINNED["regenerated"]
+@pytest.mark.parametrize("draw", [Draw(), Draw(1), Draw(5, replacement=True)])
+def test_a_regenerated_set_is_made_as_pinned(real_digits, real_root, draw):
+    arrays = mnist_rot._regenerate(real_root, draw)
+    data = make_data_set("mnist_rot", draw.provenance, arrays, 10)
+    assert data.sha256 == mnist_rot.PINNED[draw.provenance]
     assert len(data.train_images) == 12_000 and len(data.test_images) == 50_000
-    assert 0.1300 < data.mean < 0.1311 and 0.2970 < data.std < 0.2985
+    assert 0.129 < data.mean < 0.132 and 0.296 < data.std < 0.299
 
 
 def test_the_error_on_picked_digits_mixes_those_of_new_and_of_seen_ones():

@@ -9,7 +9,7 @@ import pytest
 import sympy
 
 from pdoe import PointGroup, filter_bank
-from pdoe.banks import JET, OPERATORS, operators, rotate_operator, stencil
+from pdoe.banks import BANKS, JET, OPERATORS, operators, rotate_operator, stencil
 
 NINE = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (2, 1), (1, 2), (2, 2)]
 FIFTEEN = [
@@ -232,6 +232,19 @@ def test_elements_that_keep_the_grid_move_the_kernels_of_all_others(name, offset
     for g in by_matrices.keepers(group):
         expected = by_matrices.moved(group, g, bank)
         np.testing.assert_allclose(bank[product[g]], expected, rtol=0, atol=1e-12)
+
+
+# --- every bank ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bank", BANKS)
+def test_the_filters_of_every_bank_move_with_the_elements_that_keep_the_grid(bank, by_matrices):
+    # On a hexagonal lattice reflections are no flips of the array: p6 has the rotation by 180.
+    group = PointGroup.named({"pixels": "p4m", "hexagon": "p6"}.get(bank, "p8m"))
+    filters, product = filter_bank(group, bank), np.asarray(group.product)
+    for g in by_matrices.keepers(group):
+        expected = by_matrices.moved(group, g, filters)
+        np.testing.assert_allclose(filters[product[g]], expected, rtol=0, atol=1e-12)
 
 
 # --- the other banks -----------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from pdoe import GroupConv, LiftingConv, PointGroup, equivariance_error
 from pdoe.data import SETS, DataSet
 from pdoe.fast import BatchNorm, replay_as_graphs
 from pdoe.models import Images, PlainCNN
-from pdoe.run.config import build_model, composed
-from pdoe.run.cost import estimated_seconds
+from pdoe.run.compose import compose_config
+from pdoe.run.config import build_model
+from pdoe.run.cost import estimate_seconds
 from pdoe.run.diagnostics import diagnose
 from pdoe.run.hardware import SWITCHES, Settings, make_repeatable
 from pdoe.run.training import Stop, fit
@@ -166,7 +167,7 @@ ROWS = sorted(
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_takes_steps_as_auto_has_it(row, capsys):
-    config = composed(f"experiment={row}", "precision=bf16")
+    config = compose_config(f"experiment={row}", "precision=bf16")
     shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, *shape), generator=generator, dtype=torch.uint8)
@@ -196,7 +197,7 @@ def test_every_row_takes_steps_as_auto_has_it(row, capsys):
 
 
 def test_the_time_of_a_run_is_estimated():
-    assert 0 < estimated_seconds(composed("experiment=mnistrot_z2"), GPU) < 3600
+    assert 0 < estimate_seconds(compose_config("experiment=mnistrot_z2"), GPU) < 3600
 
 
 def test_a_run_of_the_command_line_finishes(tmp_path):

@@ -20,7 +20,7 @@ from pdoe import (
 from pdoe.data import DataSet
 from pdoe.models import HexaConv, Images
 from pdoe.models.hexagonal import AxialArray, HexagonalSampling, RegionMean, spline_weights
-from pdoe.run.diagnostics import diagnose, measured_equivariance
+from pdoe.run.diagnostics import diagnose, measure_equivariance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,10 +197,10 @@ def test_the_lattice_covers_its_region_about_a_centre_that_survives_two_strides(
     for axis in (0, 1):  # as small as that allows
         filled = np.flatnonzero(array.inside.any(1 - axis))
         assert filled[0] < 4 and filled[-1] == array.inside.shape[axis] - 1
-    quarter = array.halved().halved()
+    quarter = array.halve().halve()
     assert quarter.inside[quarter.centre] and quarter.centre == tuple(c // 4 for c in array.centre)
     with pytest.raises(ValueError, match="drops the centre"):
-        AxialArray(np.ones((3, 3), bool), (1, 2)).halved()
+        AxialArray(np.ones((3, 3), bool), (1, 2)).halve()
 
 
 @pytest.mark.parametrize("name", ["p6", "p6m"])
@@ -318,7 +318,7 @@ def test_a_run_closes_with_equivariance_of_trunk_and_layers_measured_on_their_la
     images, labels = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8), torch.arange(8)
     data = DataSet("cifar10", "made up", "0", images, labels, images, labels, 0.5, 0.25, 10)
     net = small("p6m", 12)
-    found = measured_equivariance(net, data)
+    found = measure_equivariance(net, data)
     assert found["trunk"] < 1e-12 < 1e-3 < found["logits"]
     layers = diagnose(net, data, "fp64", None, None)["layers"]
     lost = [name for name, error in layers.items() if error > 1e-9]

@@ -15,7 +15,8 @@ from torch import nn
 from pdoe import PointGroup, equivariance_error, equivariance_report, export_plain
 from pdoe.models import MODELS, Images, Network, Norm
 from pdoe.models.roteqnet import VectorNorm
-from pdoe.run.config import build_model, composed
+from pdoe.run.compose import compose_config
+from pdoe.run.config import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +107,7 @@ def test_images_of_another_size_are_refused(name):
 @pytest.mark.parametrize("experiment", PARAMETERS)
 def test_an_experiment_has_the_parameters_of_the_table(experiment):
     with torch.device("meta"):
-        net = build_model(composed(f"experiment={experiment}"))
+        net = build_model(compose_config(f"experiment={experiment}"))
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[experiment]
 
 

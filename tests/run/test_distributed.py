@@ -17,7 +17,7 @@ from pdoe.data import DataSet
 from pdoe.fast import Dropout
 from pdoe.models.roteqnet import VectorNorm
 from pdoe.run.evaluation import confusion_matrix, error_of, evaluate
-from pdoe.run.ranks import Ranks, join, leave, local_norms, said_of_ranks
+from pdoe.run.ranks import Ranks, describe_ranks, join, leave, local_norms
 from pdoe.run.training import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,8 +169,8 @@ def test_norms_that_see_the_images_of_one_rank_are_found():
     norms = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(VectorNorm(2)), nn.SyncBatchNorm(2))
     assert local_norms(norms) == ["BatchNorm2d", "VectorNorm"]
     assert local_norms(network(False)) == []
-    assert "; batch norm sees the 3 images of a rank" in said_of_ranks(norms, Ranks(0, 3), 9)
-    assert "batch norm" not in said_of_ranks(network(False), Ranks(0, 3), 9)
+    assert "; batch norm sees the 3 images of a rank" in describe_ranks(norms, Ranks(0, 3), 9)
+    assert "batch norm" not in describe_ranks(network(False), Ranks(0, 3), 9)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -41,22 +41,22 @@ def within_hydra():
 @cache
 def configuration(command, *more):
     """What a command line composes to, as plain values, apart from seed and the like."""
-    from pdoe.run.config import resolved
+    from pdoe.run.compose import resolve_config
 
     cfg = hydra.compose("config", [*command.split(), "device=cpu", *more])
-    return resolved(cfg, experiment_of(command))
+    return resolve_config(cfg, experiment_of(command))
 
 
 def config_hash(command):
-    from pdoe.run.config import hashed
+    from pdoe.run.config import select_hashed
     from pdoe.run.record import digest
 
-    return digest(hashed(configuration(command, "precision=fp32")))
+    return digest(select_hashed(configuration(command, "precision=fp32")))
 
 
 def folder_name(command):
-    from pdoe.run.config import effective_overrides
-    from pdoe.run.record import run_folder
+    from pdoe.run.compose import effective_overrides
+    from pdoe.run.folder import run_folder
 
     words, config = [*command.split(), "device=cpu"], configuration(command)
     overrides = effective_overrides(config, words)
@@ -91,7 +91,6 @@ COMMANDS = (
     "experiment=mnistrot_pdo_p8 group=p8 recipe.epochs=200 data.source=auto",  # change nothing
     "experiment=mnistrot_pdo_p8 group=p6 seed=3",
     "experiment=mnistrot_pdo_p8 recipe.epochs=5 group=p6 max_time=01:00:00",
-    "experiment=mnistrot_pdo_p8 group=p4 group.name=p8",
     "experiment=mnistrot_p4 recipe=smoke",
     "experiment=mnistrot_p4 recipe=smoke recipe.train_images=128 seed=1",
     "experiment=mnistrot_pdo_p8_large recipe=mnistrot_common seed=2",

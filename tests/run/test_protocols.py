@@ -11,7 +11,7 @@ from pdoe.data import DataSet
 from pdoe.data.augmentation import random_rotation, random_shift_flip, rotate
 from pdoe.data.batches import to_input
 from pdoe.data.whitening import whiten
-from pdoe.run.config import completed, configured_data, hashed
+from pdoe.run.config import fill_neutral, load_configured_data, select_hashed
 from pdoe.run.evaluation import confusion_matrix, evaluate
 from pdoe.run.recipe import add_l1, augmentation, make_optimizer
 from pdoe.run.training import fit
@@ -101,7 +101,7 @@ def test_selecting_on_validation_sees_the_test_set_once_and_trains_without_what_
     test = to_input(held.test_images, held.mean, held.std)
     assert [torch.equal(x, test) for x in seen] == [False] * 9 + [True]
     assert all(row["test_error"] is None for row in rows)
-    with pytest.raises(ValueError, match="select is validation, and the data hold no images"):
+    with pytest.raises(ValueError, match="evaluate.select is validation"):
         run(data, evaluate_select="validation")
 
 
@@ -119,11 +119,11 @@ def test_a_choice_survives_interruptions_at_every_step(data, tmp_path, select):
 
 
 def test_the_weights_of_a_checkpoint_are_the_chosen_ones(data, tmp_path):
-    from pdoe.run.checkpoints import tested_file, weights_at
+    from pdoe.run.weights import find_tested_file, weights_at
 
     model, _, _ = run(data, evaluate_select="test_best", checkpoint=tmp_path / "checkpoint")
     assert same(weights_at(tmp_path), model.state_dict())
-    assert tested_file(tmp_path / "checkpoint").name == "selected.pt"
+    assert find_tested_file(tmp_path / "checkpoint").name == "selected.pt"
 
 
 def test_turned_test_images_are_averaged_as_probabilities(data):
@@ -243,25 +243,33 @@ def test_whitening_makes_no_waves_of_rounding():
 def test_the_words_for_pixels_reach_the_data(monkeypatch, data):
     from pdoe.run import config as configuration
 
-    monkeypatch.setattr(configuration, "load_data", lambda *_: data)
+    monkeypatch.setattr(configuration, "load_data", lambda *_, **__: data)
     plain = {"name": "mnist_rot", "source": "auto", "statistics": "none", "validation": 0}
-    loaded = configured_data({"data": plain}, None)
+    loaded = load_configured_data({"data": plain}, None)
     assert (loaded.mean, loaded.std) == (0.0, 1.0)
     held = {"data": {**plain, "validation": 30}, "recipe": {"evaluate": {"select": "validation"}}}
-    loaded = configured_data(held, None)
+    loaded = load_configured_data(held, None)
     assert len(loaded.test_images) == 30 and len(loaded.train_images) == 40
     assert loaded.validation.mean == 0.0
     with pytest.raises(ValueError, match="statistics is one of train, .*whitened, not 'white'"):
-        configured_data({"data": {**plain, "statistics": "white"}}, None)
+        load_configured_data({"data": {**plain, "statistics": "white"}}, None)
     none = {"data": plain, "recipe": {"evaluate": {"select": "validation"}}}
-    with pytest.raises(ValueError, match="needs images to select on: give data.validation"):
-        configured_data(none, None)
+    with pytest.raises(ValueError, match="set data.validation"):
+        load_configured_data(none, None)
 
 
 def test_what_is_neutral_is_not_hashed_and_is_filled_in_where_it_is_missing():
     old = {"recipe": {"epochs": 1, "evaluate": {"every": 10}}, "data": {"name": "mnist_rot"}}
-    whole = completed(old)
+    whole = fill_neutral(old)
     assert whole["recipe"]["evaluate"] == {"every": 10, "select": "last", "tta_angles": []}
-    assert hashed(whole) == hashed(old) == old
-    whole["recipe"]["evaluate"]["select"] = "test_best"
-    assert hashed(whole) != hashed(old)
+    assert select_hashed(whole) == select_hashed(old) == old
+    assert whole["data"] == {
+        "name": "mnist_rot", "validation": 0, "statistics": "train", "draw": 0, "replacement": False
+    }  # fmt: skip
+    for section, key, value in [
+        ("data", "draw", 1), ("data", "replacement", True),
+        ("recipe", "evaluate", {"every": 10, "select": "test_best"}),
+    ]:  # fmt: skip
+        other = fill_neutral(old)
+        other[section][key] = value
+        assert select_hashed(other) != select_hashed(old)

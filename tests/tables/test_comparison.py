@@ -131,3 +131,12 @@ def test_hostile_text_stays_one_line_of_the_comparison(place):
     assert place.compare() == 0
     text = (place.own / "comparison.md").read_text("utf-8")
     assert "<!--" not in text and json.dumps(text).count("seed 0") == 1
+
+
+def test_the_last_line_says_that_trials_never_enter_the_results(place, capsys):
+    place.put(record(61.0, 1, overrides="recipe.epochs=1"))
+    assert place.compare() == 0
+    assert "never added to it" in capsys.readouterr().out.splitlines()[-1]
+    place.put(record(2.1, 0))
+    assert place.compare() == 0
+    assert "PUBLISH=1" in capsys.readouterr().out.splitlines()[-1]

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from pdoe import PointGroup
 from pdoe.equivariance.error import equivariance_report
 from pdoe.run.checkpoints import Position, Progress, save
-from pdoe.run.config import build_model, composed
+from pdoe.run.compose import compose_config
+from pdoe.run.config import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "equivariance"
@@ -26,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run of seed 3 whose weights are not its initial ones."""
-    config = composed("experiment=mnistrot_pdo_p8", "model.widths=[2,2,2,2,2,2]", "recipe=smoke")
+    config = compose_config(
+        "experiment=mnistrot_pdo_p8", "model.widths=[2,2,2,2,2,2]", "recipe=smoke"
+    )
     folder = tmp_path / "outputs" / "smoke" / "mnistrot_pdo_p8" / "seed=3"
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create({**config, "seed": 3}), folder / "config.yaml")
@@ -117,7 +120,7 @@ def test_the_initialised_network_is_the_one_with_which_the_run_began(run):
 
 
 def test_an_initialised_network_uses_the_statistics_of_its_input():
-    model = measure.build_network(composed("experiment=mnistrot_p4"))
+    model = measure.build_network(compose_config("experiment=mnistrot_p4"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = 3 + 2 * torch.randn(4, 1, 28, 28, dtype=torch.float64)
     copied = measure.set_statistics(model, x)

@@ -103,6 +103,17 @@ def test_a_verdict_on_regenerated_data_says_so():
     assert line_of(1.9, 1.8).verdict == "reproduced (regenerated data; provisional: n = 2)"
 
 
+def test_another_draw_of_the_data_is_compared_with_the_paper_and_named():
+    draw = {"provenance": "regenerated, draw 3", "overrides": "data.draw=3"}
+    assert line_of(1.9, 1.8, 1.85, **draw).verdict == "reproduced (regenerated data, draw 3)"
+    draw = {"provenance": "regenerated with replacement, draw 0",
+            "overrides": "data.replacement=true"}  # fmt: skip
+    found = line_of(1.9, 1.8, 1.85, **draw).verdict
+    assert found == "reproduced (regenerated data with replacement, draw 0)"
+    draw["overrides"] += ",group=p4"
+    assert line_of(1.87, **draw).verdict == "not comparable (overrides)"
+
+
 @pytest.mark.parametrize(
     "fields, reason",
     [

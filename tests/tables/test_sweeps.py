@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pdoe.run import cost
-from pdoe.run.config import hashed
-from pdoe.run.record import digest, run_folder
+from pdoe.run.config import select_hashed
+from pdoe.run.folder import run_folder
+from pdoe.run.record import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,11 +30,11 @@ def scripts(monkeypatch, tmp_path):
 @pytest.fixture
 def configuration(scripts):
     reproduce, _ = scripts
-    return reproduce.composed("experiment=mnistrot_pdo_p8", "recipe=mnistrot_common")
+    return reproduce.compose_config("experiment=mnistrot_pdo_p8", "recipe=mnistrot_common")
 
 
 def leave(tmp_path, cell, **record):
-    record = {"config_hash": digest(hashed(cell.configuration()))} | record
+    record = {"config_hash": digest(select_hashed(cell.configuration()))} | record
     where = cell.experiment, cell.overrides, cell.seed, cell.scale
     folder = run_folder(tmp_path / "outputs", *where)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def leave(tmp_path, cell, **record):
 @pytest.mark.parametrize("group", ["p1", "p6", "p8m", "p2m"])
 def test_the_width_is_the_largest_that_the_parameters_allow(scripts, configuration, group):
     _, sweep = scripts
-    configuration["group"]["name"] = group
+    configuration["group"] = group
     width, count = sweep.find_width(configuration, 26_747)
     assert count == sweep.count_parameters(configuration, width) <= 26_747
     assert sweep.count_parameters(configuration, width + 1) > 26_747
@@ -86,7 +87,7 @@ def test_a_sweep_skips_what_is_finished_and_lists_what_failed(
         return 0
 
     monkeypatch.setattr(reproduce, "run", run)
-    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 7200.0)
+    monkeypatch.setattr(reproduce, "estimate_seconds", lambda config, device: 7200.0)
     leave(tmp_path, sweep.make_cells("p8", [0], 26_747)[1][0], status="finished")
     assert sweep.main(["--groups", "p2,p4,p8"]) == 1
     said = capsys.readouterr()
@@ -102,7 +103,7 @@ def test_a_sweep_that_is_stopped_begins_no_other_run(scripts, monkeypatch):
     reproduce, sweep = scripts
     begun = []
     monkeypatch.setattr(reproduce, "run", lambda *words: begun.append(words) or 75)
-    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 60.0)
+    monkeypatch.setattr(reproduce, "estimate_seconds", lambda config, device: 60.0)
     assert sweep.main(["--groups", "p1,p2"]) == 75 and len(begun) == 1
 
 
@@ -110,7 +111,7 @@ def test_a_wrong_group_does_not_cancel_the_others(scripts, monkeypatch, capsys):
     reproduce, sweep = scripts
     begun = []
     monkeypatch.setattr(reproduce, "run", lambda *words: begun.append(words) or 0)
-    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 60.0)
+    monkeypatch.setattr(reproduce, "estimate_seconds", lambda config, device: 60.0)
     assert sweep.main(["--groups", "p4,nonsense"]) == 1
     assert [words[0] for words in begun] == ["train.py", "scripts/compare.py"]
     assert capsys.readouterr().err.startswith("group 'nonsense' is left out: ")
@@ -148,7 +149,7 @@ def test_a_smoke_run_begins_anew_and_its_error_comes_last(scripts, tmp_path, mon
 
 def test_only_what_is_left_of_a_run_counts(scripts, tmp_path, monkeypatch, capsys):
     reproduce, _ = scripts
-    monkeypatch.setattr(reproduce, "estimated_seconds", lambda config, device: 36_000.0)
+    monkeypatch.setattr(reproduce, "estimate_seconds", lambda config, device: 36_000.0)
     cells = [reproduce.Cell("mnistrot_pdo_p8", (), seed) for seed in (0, 1, 2)]
     leave(tmp_path, cells[0], status="finished")
     leave(tmp_path, cells[1], status="interrupted", epochs=150)  # of 200
@@ -185,7 +186,7 @@ def test_a_network_that_cannot_be_timed_does_not_stop_the_others(scripts, monkey
             raise RuntimeError("out of memory\nand more")
         return 3600.0
 
-    monkeypatch.setattr(reproduce, "estimated_seconds", timed)
+    monkeypatch.setattr(reproduce, "estimate_seconds", timed)
     reproduce.announce_cost([reproduce.Cell(f"mnistrot_{row}", (), 0) for row in ("p4", "z2")])
     said = capsys.readouterr().out
     assert "mnistrot_p4: no step of it could be timed (out of memory)" in said
@@ -200,10 +201,10 @@ def test_seeds_count_once(scripts):
 def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
     """40 epochs of 93 batches of 128; two tests of 50,000 images, 24 turns of 1,000."""
     monkeypatch.setattr(cost, "seconds_per_image", lambda config, device: (0.01, 0.001))
-    seconds = cost.estimated_seconds(configuration, torch.device("cpu"))
+    seconds = cost.estimate_seconds(configuration, torch.device("cpu"))
     assert seconds == pytest.approx(0.01 * 40 * 93 * 128 + 0.001 * (2 * 50_000 + 24 * 1000))
     configuration["recipe"].update(train_images=130, test_images=200)
-    seconds = cost.estimated_seconds(configuration, torch.device("cpu"))
+    seconds = cost.estimate_seconds(configuration, torch.device("cpu"))
     assert seconds == pytest.approx(0.01 * 40 * 128 + 0.001 * (2 * 200 + 24 * 2))
 
 

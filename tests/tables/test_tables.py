@@ -285,6 +285,27 @@ def test_other_settings_and_other_data_have_pages_of_their_own(place):
     assert not (place.results / "configurations.md").exists()  # a page without content goes
 
 
+def test_each_draw_of_the_data_has_a_verdict_of_its_own(place):
+    names = {"1": "regenerated, draw 1", "2": "regenerated, draw 2"}
+    draws = [
+        record(3.0 + seed, seed, names[draw], run_id=f"d{draw}{seed}",
+               overrides=f"data.draw={draw}")
+        for draw in names for seed in (0, 1)
+    ]  # fmt: skip
+    mixed = record(9.0, 0, names["1"], run_id="mixed", overrides="data.draw=1,group=p4")
+    place.put(record(2.1, 0), *draws[:2]).publish()
+    place.put(record(2.1, 0), *draws, mixed).publish()
+    assert place.ours() == "2.100 (n = 1)"
+    for draw in names:
+        line = place.line("verdicts.md", f"| `mnistrot_pdo_p8` `data.draw={draw}`")
+        assert line[2].startswith("3.500 ± 0.707 (n = 2")
+        assert line[5].startswith("+1.630 ± ")
+        assert line[6].endswith(f"(regenerated data, draw {draw}; provisional: n = 2)")
+    assert place.line("overrides.md", "| `mnistrot_pdo_p8`")[2] == "9.000 (n = 1)"
+    assert "`data.draw=1`" not in place.page("overrides.md")
+    assert not (place.results / "configurations.md").exists()
+
+
 def test_runs_with_the_recipe_of_all_rows_stand_together(place):
     common = {"overrides": "recipe=mnistrot_common"}
     p8 = [record(e, s, run_id=f"a{s}", **common) for s, e in enumerate((1.9, 2.0))]
