@@ -35,7 +35,7 @@ INSTRUCTIONS = {"cpu_capability", "onednn_isa", "mkl_limit", "blas_kernel"}
 # Conditions that resume=any may change: the run stays the same run, but not bit for bit.
 HARDWARE = {
     "device", "machine", "torch", "precision", "threads", "ranks", "compile", "cuda_graph",
-    "channels_last", "numbers",
+    "channels_last", "numbers", "jet",
 } | INSTRUCTIONS  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _compare(
     """Raise a CheckpointMismatch if a state cannot be resumed under these conditions."""
     if not isinstance(state, Mapping) or not isinstance(state.get("conditions"), Mapping):
         raise CheckpointMismatch(f"{path / 'state.pt'} is no state of a run; use restart=true")
-    had = {"numbers": 1, **state["conditions"]}
+    had = {"numbers": 1, "jet": None, **state["conditions"]}
     compared = [name for name in conditions if name in had or name not in INSTRUCTIONS]
     other = [name for name in compared if had.get(name) != conditions[name]]
     if not other:

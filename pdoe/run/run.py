@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ..fast import jet
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
 from .closing import closing_line, is_disk_error, measure_trained
@@ -131,6 +132,9 @@ class Run:
         if cfg.recipe.sync_bn:
             model = synchronise_norms(model, self.device)
         self.settings.apply(model)
+        self.jet = jet.is_used(model)
+        if self.jet:
+            self.chosen.append("jet form: where faster")
         self.model = model
 
     def _begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -290,6 +294,7 @@ class Run:
                 "torch": str(torch.__version__),  # a plain string, or the state would not load
                 "compile": self.settings.compile,
                 "channels_last": self.settings.channels_last,
+                "jet": self.jet or None,
                 "configuration": self.record["config_hash"],
                 "seed": self.cfg.seed,
                 "data": self.data.sha256[:12],

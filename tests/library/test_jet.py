@@ -15,6 +15,7 @@ from pdoe.fast.jet import function, library
 from pdoe.fast.jet.algebra import algebra
 from pdoe.fast.jet.reference import reference
 from pdoe.fast.layout import is_channels_last, to_channels_last
+from pdoe.models import PlainCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROTATIONS = [f"p{n}" for n in (*range(1, 18), 24)]
@@ -317,3 +318,13 @@ def test_copies_pickles_and_states_are_those_of_a_layer(compiled):
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert twin.algorithm == "jet" and torch.equal(twin(x), expected)
     assert list(layer.state_dict()) == ["weight"]
+
+
+def test_a_network_says_whether_it_may_run_in_the_jet_form():
+    net = PlainCNN(PointGroup(8), [7] * 6, offset=math.pi / 8)
+    assert jet.is_used(net) == (jet.load() is not None)
+    for module in net.modules():
+        if isinstance(module, GroupConv):
+            module.algorithm = "dense"
+    assert not jet.is_used(net)
+    assert not jet.is_used(PlainCNN(PointGroup(4), [10] * 6, "pixels", head="group"))

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layout import pixels_first
 from ..modes import is_captured, is_transformed
 from .algebra import Form
 from .function import JetConv
 from .library import load
-from .rule import pays
+from .rule import may_pay, pays
 
 if TYPE_CHECKING:
     from ...layers import GroupConv
@@ -68,6 +68,20 @@ def convolve(layer: GroupConv, x: Tensor) -> Tensor:
     last = last and pixels_first(planar).is_contiguous() and layer.channels_last is not False
     x = x.to(_arithmetic(x, layer.weight))
     return JetConv.apply(x, layer.weight, layer.bias, form_of(layer), last)
+
+
+def is_used(model: nn.Module) -> bool:
+    """Whether a network may run a layer in the jet form here: it then rounds differently."""
+    from ...layers import GroupConv
+
+    return (
+        any(
+            module.algorithm != "dense" and module.bank_kind in BANKS and may_pay(module)
+            for module in model.modules()
+            if isinstance(module, GroupConv) and module.weight.device.type == "cpu"
+        )
+        and load() is not None
+    )
 
 
 def form_of(layer: GroupConv) -> Form:

@@ -46,6 +46,13 @@ FEW_PIXELS = 256
 LEAST_FIELDS = 4  # copies of the rotation group, in bfloat16
 
 
+def may_pay(layer: GroupConv) -> bool:
+    """Whether the jet form of a layer is faster for some map."""
+    fields = min(layer.in_channels, layer.out_channels)
+    possible = layer.group.n > 1 and layer.kernel_size >= 5 and layer.stride <= 2
+    return possible and fields * len(layer.group) >= min(LEAST.values()) * layer.stride
+
+
 def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
     """Whether the jet form of a layer is faster for a map [B, C, G, H, W], see above.
 
@@ -55,7 +62,7 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
         number: the dtype of the products.
     """
     group, fields = layer.group, min(layer.in_channels, layer.out_channels)
-    if number not in LEAST or group.n == 1 or layer.kernel_size < 5 or layer.stride > 2:
+    if number not in LEAST or not may_pay(layer):
         return False
     if number == torch.bfloat16 and fields * (1 + group.reflections) < LEAST_FIELDS:
         return False
