@@ -13,7 +13,16 @@ from torch import fx, nn
 from .functions import ELEMENTWISE, read_axes
 from .tracing import read_tensor
 from .values import (
-    FEATURES, IMAGE, LIFTED, OTHER, PARAMETER, PARTS, POOLED, SIZES, Value, refuse,
+    FEATURES,
+    IMAGE,
+    LIFTED,
+    OTHER,
+    PARAMETER,
+    PARTS,
+    POOLED,
+    SIZES,
+    Value,
+    refuse,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -178,8 +187,8 @@ def _flatten(op: Operation) -> None:
         _spread(op)
     else:
         raise op.refuse(
-            f"it gives {value.kind} other axes; keep channels, rows and columns, or flatten with "
-            "torch.flatten(x, 1)"
+            f"it gives {value.kind} other axes; use torch.flatten(x, 1) for a head, and "
+            "nn.ChannelShuffle for a shuffle of channels"
         )
 
 
@@ -309,6 +318,36 @@ def _soften(op: Operation) -> None:
     op.keep(op.value)
 
 
+def _interpolate(op: Operation) -> None:
+    """Convert an interpolation to a computed size: on planar maps, each orientation alone."""
+    node, value, rewriter = op.node, op.value, op.rewriter
+    if value.kind == IMAGE:
+        op.keep(value)
+        return
+    if value.kind != LIFTED or value.last:
+        raise op.refuse(f"it enlarges {value.kind}; multiply or add the pooled map instead")
+    flat = rewriter.graph.call_method("flatten", (node.args[0], 1, 2))
+    node.args = (flat, *node.args[1:])
+    with rewriter.graph.inserting_after(node):
+        shape = (value.channels, len(rewriter.settings.group))
+        lifted = rewriter.graph.call_method("unflatten", (node, 1, shape))
+    node.replace_all_uses_with(lifted, lambda user: user is not lifted)
+    rewriter.move_flags(node, lifted)
+    rewriter.values |= {node: Value(OTHER), lifted: value}
+
+
+def _pad(op: Operation) -> None:
+    pad = op.node.kwargs.get("pad", op.node.args[1] if op.node.args[1:] else ())
+    mode = op.node.kwargs.get("mode", op.node.args[2] if op.node.args[2:] else "constant")
+    if op.value.kind not in (LIFTED, IMAGE) or op.value.last:
+        raise op.refuse(f"it pads {op.value.kind}; pad before pooling, with channels first")
+    if len(pad) != 4 or (op.value.kind == LIFTED and mode != "constant"):
+        raise op.refuse("it pads in a way that lifted maps do not have; use nn.ReflectionPad2d")
+    if op.rewriter.settings.exact and len(set(pad)) > 1:
+        raise op.refuse(f"it pads {list(pad)} pixels on the four sides; pad all alike")
+    op.keep(op.value)
+
+
 OPERATIONS: dict[str, Callable[[Operation], None]] = {
     **dict.fromkeys(ELEMENTWISE, _combine_elementwise),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concatenate),
@@ -319,6 +358,8 @@ OPERATIONS: dict[str, Callable[[Operation], None]] = {
     "chunk": _chunk,
     "getattr": _read_attribute,
     "getitem": _get_item,
+    "interpolate": _interpolate,
+    "pad": _pad,
     "permute": _permute,
     "size": _read_size,
     "squeeze": _squeeze,

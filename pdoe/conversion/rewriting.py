@@ -15,8 +15,21 @@ from .modules import flatten_map, make_invariant, replace_module
 from .operations import OPERATIONS, Operation
 from .tracing import count_map_users, feeds_flatten, find_final_layers, read_tensor
 from .values import (
-    FEATURES, IMAGE, LIFTED, MAPS, OTHER, PARAMETER, PARTS, POOLED, SIZES, Call, Replacement,
-    Settings, Value, describe_place, refuse,
+    FEATURES,
+    IMAGE,
+    LIFTED,
+    MAPS,
+    OTHER,
+    PARAMETER,
+    PARTS,
+    POOLED,
+    SIZES,
+    Call,
+    Replacement,
+    Settings,
+    Value,
+    describe_place,
+    refuse,
 )  # fmt: skip
 
 
