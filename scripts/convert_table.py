@@ -53,9 +53,8 @@ def write_row(name: str, group: str) -> str:
         f"{before / 1e6:,.1f} M -> {after / 1e6:,.1f} M"
         for before, after in (report.parameters, report.multiplications)
     )
-    return (
-        f"| {name} | {group} | {' | '.join(counts)} | {report.quarter_turns:.0e} | {seconds:.0f} |"
-    )
+    cells = name, group, *counts, f"{report.quarter_turns:.0e}", f"{seconds:.0f}"
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,9 +1,10 @@
 """Conversion of ordinary convolutional networks to equivariant ones.
 
-- ``tracing``: the graph of a network; ``rewriting``: the walk over it, ``modules`` and
-  ``operations``: what each module and function becomes; ``functions``: functions with a module of
-  the same meaning.
-- ``widths``: fields of each layer; ``values``: what nodes carry.
+- ``tracing``: the graph of a network; ``rewriting``: the walk over it; ``values``: what its nodes
+  carry; ``widths``: the fields of each layer.
+- ``modules``: what each module becomes, with ``convolutions``, ``norms`` and ``pooling``.
+- ``operations``: what each function becomes, with ``operation``, ``arithmetic`` and ``axes``;
+  ``functions``: functions with a module of the same meaning.
 - ``layers``: layers that converted networks need; ``network``: the result; ``report``: its costs
   and errors.
 """

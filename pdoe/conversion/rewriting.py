@@ -11,8 +11,10 @@ from torch import fx, nn
 
 from ..layers import GroupPool
 from .functions import make_module, read_axes, read_name
-from .modules import flatten_map, make_invariant, replace_module
-from .operations import OPERATIONS, Operation
+from .modules import replace_module
+from .operation import Operation
+from .operations import OPERATIONS
+from .pooling import flatten_map, make_invariant
 from .tracing import count_map_users, feeds_flatten, find_final_layers, read_tensor
 from .values import (
     FEATURES,

@@ -81,7 +81,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Replacement:
-    """What takes the place of a module: pooling before and after it, and the value of the result."""
+    """What takes the place of a module, with pooling before and after it, and the result."""
 
     module: nn.Module
     value: Value

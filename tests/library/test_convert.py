@@ -74,12 +74,14 @@ def test_networks_of_torchvision_become_exactly_invariant(name, group):
 
 @pytest.mark.parametrize("name, group, bank", [
     ("resnet", "p8", "operators"), ("resnet", "p4m", "pixels"), ("bottleneck", "p4", "gaussian"),
-    ("densenet", "p4m", "operators"), ("mobilenet", "p8", "operators"), ("convnext", "p4", "pixels"),
+    ("densenet", "p4m", "operators"), ("mobilenet", "p8", "operators"),
+    ("convnext", "p4", "pixels"),
 ])  # fmt: skip
 @pytest.mark.parametrize("size", [32, 37])
 def test_small_networks_are_exact_on_even_and_odd_maps(name, group, bank, size):
     group = PointGroup.named(group)
-    model = convert(SMALL[name](), group, bank=bank, match=0.1, measure=False).model
+    match = 0.3 if name == "convnext" else 0.1  # layer norm leaves nothing of two channels
+    model = convert(SMALL[name](), group, bank=bank, match=match, measure=False).model
     assert_exact(live(model), group, size)
 
 
