@@ -77,7 +77,7 @@ def expand_axes(op: Operation) -> None:
 
 
 def read_size(op: Operation) -> None:
-    if op.value.kind != LIFTED:
+    if op.value.kind != LIFTED or op.name == "dim":
         op.keep(Value(OTHER))
     elif op.node.args[1:] or op.node.kwargs:  # the size of one axis
         axis = op.node.kwargs.get("dim", op.node.args[1] if op.node.args[1:] else 0)
@@ -91,7 +91,7 @@ def read_attribute(op: Operation) -> None:
     attribute = op.node.args[1]
     if attribute == "shape" and op.value.kind == LIFTED:
         op.keep(Value(SIZES, last=op.value.last))
-    elif attribute in ("shape", "device", "dtype", "requires_grad", "is_cuda"):
+    elif attribute in ("shape", "ndim", "device", "dtype", "requires_grad", "is_cuda"):
         op.keep(Value(OTHER))
     else:
         raise op.refuse(f"it reads the attribute {attribute!r} of a map; leave it out")

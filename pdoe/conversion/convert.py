@@ -65,7 +65,8 @@ def convert(
             mapping {name of a layer: fields}, others as "parameters"; or a function of name and
             channels.
         exact: whether strides and pooling are made exact.
-        image_size: side of the image for which the report counts multiplications.
+        image_size: side of the images for which the report counts multiplications. Branches on
+            sizes of maps are decided as for these images.
         measure: whether the report has equivariance errors, on images of at most 64x64 pixels.
 
     Returns:
@@ -91,13 +92,13 @@ def convert(
     image_size = require_integer("image_size", image_size, 1)
     require_bool("measure", measure)
     original = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()
-    traced = trace(original)
+    traced, decided = trace(original, image_size)
     rewriter = Rewriter(traced, settings)
     rewriter.rewrite()
     if not any(value.kind == LIFTED for value in rewriter.values.values()):
         raise ValueError(f"cannot convert {type(model).__name__}: it has no convolution of {IMAGE}")
     network = make_network(traced, group, type(model).__name__)
-    report = make_report(original, network, group, rewriter.replaced, image_size, measure)
+    report = make_report(original, network, rewriter.replaced, decided, image_size, measure)
     return Conversion(network.train(model.training), report)
 
 

@@ -13,9 +13,9 @@ from ..maps import require_map
 class GroupedConv(GroupConv):
     """A group convolution whose fields are split into groups, on lifted maps.
 
-    [B, C, G, H, W] -> [B, C', G, H', W']. Each of the C' fields sees the C / ``groups`` input fields
-    of its own group, in all their orientations. With ``groups`` = C the layer is depthwise. As
-    exact as :class:`pdoe.GroupConv`, whose other arguments it takes.
+    [B, C, G, H, W] -> [B, C', G, H', W']. Each of the C' fields sees the C / ``groups`` fields of
+    its own group, in all their orientations. With ``groups`` = C the layer is depthwise. As exact
+    as :class:`pdoe.GroupConv`, whose other arguments it takes.
 
     The weight is [C', C / groups, G, K].
 

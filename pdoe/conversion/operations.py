@@ -34,6 +34,7 @@ OPERATIONS: dict[str, Callable[[Operation], None]] = {
     **dict.fromkeys(("expand", "expand_as"), expand_axes),
     **dict.fromkeys(("softmax", "log_softmax"), apply_softmax),
     "chunk": split_channels,
+    "dim": read_size,
     "getattr": read_attribute,
     "getitem": get_item,
     "interpolate": interpolate_map,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..equivariance import equivariance_error, equivariance_report, grid_elements
+from ..equivariance import equivariance_error, equivariance_report
 from ..groups import PointGroup
 from ..layers import BankConv, GroupPool
 from .layers import HalvingPool, PlaneWise
+from .network import ConvertedNetwork
 from .values import Replacement
 
 MEASURED_PIXELS = 64  # side of the images on which errors are measured
@@ -48,11 +49,14 @@ class Report:
         parameters: of the whole network, before and after.
         multiplications: for one image of ``image_size``, before and after.
         image_size: side of that image in pixels.
-        errors: element of the group -> relative error of the output, in float64. Those are the
-            elements that map the pixel grid to itself.
+        error: largest relative error of the output over the elements of the group that map the
+            pixel grid to itself, in float64; None if it was not measured.
         quarter_turns: largest relative error of the output over rotations by 90, 180 and 270
-            degrees, whatever the group; None if no errors were measured.
+            degrees, whatever the group.
+        outputs: shape of the output for one image, before and after. Those of a network without a
+            classifier differ, since its output is a map of other width.
         left_out: modules that the network does not call in evaluation mode.
+        decided: modules that branch on sizes of maps, as for images of ``image_size``.
     """
 
     group: str
@@ -60,9 +64,11 @@ class Report:
     parameters: tuple[int, int]
     multiplications: tuple[int, int]
     image_size: int
-    errors: dict[int, float]
+    error: float | None
     quarter_turns: float | None
+    outputs: tuple[list[int], list[int]]
     left_out: list[str]
+    decided: list[str]
 
     def __str__(self) -> str:
         rows = [("layer", "before", "after", "parameters", "multiplications", "error")]
@@ -71,7 +77,7 @@ class Report:
             counts = map(_format_change, (layer.parameters, layer.multiplications))
             rows.append((layer.name, layer.before, layer.after, *counts, error))
         total = map(_format_change, (self.parameters, self.multiplications))
-        largest = f"{max(self.errors.values()):.0e}" if self.errors else ""
+        largest = "" if self.error is None else f"{self.error:.0e}"
         rows.append(("total", "", self.group, *total, largest))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -80,6 +86,11 @@ class Report:
         ]
         if self.quarter_turns is not None:
             lines.append(f"error of the output at quarter turns: {self.quarter_turns:.0e}")
+        if self.outputs[0] != self.outputs[1]:
+            lines.append(f"the output is {self.outputs[1]}, not {self.outputs[0]}")
+        if self.decided:
+            side = f"{self.image_size}x{self.image_size}"
+            lines.append(f"branches on sizes, decided for images of {side}: {self.decided}")
         if self.left_out:
             lines.append(f"left out, since evaluation does not call them: {self.left_out}")
         return "\n".join(lines)
@@ -87,30 +98,30 @@ class Report:
 
 def make_report(
     original: nn.Module,
-    network: nn.Module,
-    group: PointGroup,
+    network: ConvertedNetwork,
     replaced: dict[str, tuple[nn.Module, Replacement]],
+    decided: list[str],
     image_size: int,
     measure: bool,
 ) -> Report:
     """Count and measure both networks; they stay as they are."""
     channels = _read_channels(original)
     try:
-        before = count_multiplications(original, channels, image_size)
+        before, shape = count_multiplications(original, channels, image_size)
     except RuntimeError as error:
         raise ValueError(
             f"{type(original).__name__} does not run on images of {image_size}x{image_size} pixels "
             f"({str(error).splitlines()[0]}); give another image_size"
         ) from error
-    after = count_multiplications(network, channels, image_size)
-    errors, by_layer, quarters = {}, {}, None
+    after, new_shape = count_multiplications(network, channels, image_size)
+    errors, quarters = {}, None
     if measure:
         side = min(image_size, MEASURED_PIXELS)
-        errors, by_layer, quarters = _measure(network, group, channels, side)
+        errors, quarters = _measure(network, channels, image_size if decided else side)
     layers = [
         Layer(
             name, describe(old), _describe_replacement(new), (_count(old), _count(new.module)),
-            (before.get(name, 0), after.get(name, 0)), by_layer.get(name),
+            (before.get(name, 0), after.get(name, 0)), errors.get(name),
         )
         for name, (old, new) in replaced.items()
         if type(old) is not type(new.module) or _count(new.module)
@@ -118,21 +129,26 @@ def make_report(
     kept = {name.partition(".")[0] for name, _ in network.named_parameters()}
     left_out = [name for name, child in original.named_children() if _count(child)]
     return Report(
-        group.name,
+        network.group.name,
         layers,
         (_count(original), _count(network)),
         (sum(before.values()), sum(after.values())),
         image_size,
-        errors,
+        errors.get(""),
         quarters,
+        (shape, new_shape),
         [name for name in left_out if name not in kept],
+        decided,
     )
 
 
 @torch.no_grad()
-def count_multiplications(model: nn.Module, channels: int, size: int) -> dict[str, int]:
+def count_multiplications(
+    model: nn.Module, channels: int, size: int
+) -> tuple[dict[str, int], list[int]]:
     """Multiplications of each convolution and linear layer for one image [1, C, size, size].
 
+    The second value is the shape of the output, or [] if the output is not a tensor.
     The model runs without numbers (on the ``meta`` device). Building kernels from banks is left
     out, since it does not grow with images.
     """
@@ -153,28 +169,23 @@ def count_multiplications(model: nn.Module, channels: int, size: int) -> dict[st
         if isinstance(module, BankConv | nn.Conv2d | nn.Linear):
             module.register_forward_hook(count(name))
     dtype = next(model.parameters()).dtype
-    model(torch.empty(1, channels, size, size, device="meta", dtype=dtype))
-    return counts
+    output = model(torch.empty(1, channels, size, size, device="meta", dtype=dtype))
+    return counts, list(output.shape) if isinstance(output, Tensor) else []
 
 
-def _measure(
-    network: nn.Module, group: PointGroup, channels: int, side: int
-) -> tuple[dict[int, float], dict[str, float], float]:
-    """Errors of the output by element, of each layer, and of the output at quarter turns."""
+def _measure(network: ConvertedNetwork, channels: int, side: int) -> tuple[dict[str, float], float]:
+    """Errors of all layers, the network itself being "", and of the output at quarter turns."""
+    group = network.group
     network = copy.deepcopy(network).cpu().double()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         images = torch.randn(2, channels, side, side, dtype=torch.float64)
         network.train()(images)  # statistics of batch norm, so that no map vanishes
         network.eval()
-        report = equivariance_report(network, group, images[:1])
-        errors = equivariance_error(network, group, images[:1])
-        quarters = errors
-        if grid_elements(group)[:4] != [g * group.n // 4 for g in range(4)] or group.n % 4:
-            quarters = equivariance_error(network, PointGroup(4), images[:1])
-        else:
-            quarters = {g: e for g, e in errors.items() if g < group.n}
-    return errors, report.errors, max(quarters.values())
+        errors = equivariance_report(network, group, images[:1]).errors
+        if group.n % 4 == 0:
+            return errors, errors[""]
+        return errors, max(equivariance_error(network, PointGroup(4), images[:1]).values())
 
 
 def describe(module: nn.Module) -> str:

@@ -112,8 +112,16 @@ class Rewriter:
 
         A module that is called twice with maps of one kind keeps one weight.
         """
-        known, key = self.names.setdefault(name, {}), (self.value_of(node.args[0]), new.value)
+        known, value = self.names.setdefault(name, {}), self.value_of(node.args[0])
+        key = value.kind, value.channels, value.last, new.value.channels
         if key not in known:
+            if known and any(True for _ in module.parameters()):
+                raise refuse(
+                    name,
+                    type(module).__name__,
+                    f"it is called with maps of {value.channels} fields and of another width, so they "
+                    "cannot share a weight; give equal widths by match={name: fields}",
+                )
             target = self.free_name(name) if known else name
             known[key] = [target, f"{target}_before", f"{target}_after"]
             self.replaced.setdefault(name, (module, new))

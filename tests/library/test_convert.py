@@ -68,7 +68,7 @@ def test_networks_of_torchvision_become_exactly_invariant(name, group):
     group = PointGroup.named(group)
     model, report = convert(build(num_classes=7), group, match=match, image_size=32)
     assert_exact(live(model), group)
-    assert max(report.errors.values()) < 1e-10 and report.quarter_turns < 1e-10
+    assert report.error < 1e-10 and report.quarter_turns < 1e-10
     assert all(layer.error is None or layer.error < 1e-10 for layer in report.layers)
 
 
@@ -252,6 +252,30 @@ def test_halving_is_exact_at_every_size(kind, size):
     assert pool(x).shape[-2:] == tuple((n + 1) // 2 for n in size)
 
 
+class Sizes(nn.Module):
+    """A forward pass that asserts and branches on sizes of maps."""
+
+    def forward(self, x):
+        assert x.shape[1] == 8 and x.dim() == 4
+        return torch.relu(x) if x.shape[-1] > 20 else -x
+
+
+def test_branches_on_sizes_are_decided_for_one_size_and_named():
+    net = sequence(Sizes(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    for size, branch in [(32, "relu"), (16, "neg")]:
+        model, report = convert(net, PointGroup(4), image_size=size)
+        assert any(branch in str(node.target) for node in model.graph.nodes)
+        assert report.decided == ["1"] and "1" in str(report)
+        assert report.quarter_turns < 1e-10
+
+
+def test_an_output_of_another_width_is_reported():
+    trunk = sequence(nn.BatchNorm2d(8), nn.ReLU())
+    report = convert(trunk, PointGroup(4), match="cost", image_size=8, measure=False).report
+    assert report.outputs == ([1, 8, 8, 8], [1, 2, 8, 8])
+    assert "not [1, 8, 8, 8]" in str(report)
+
+
 def sequence(*layers):
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers)
 
@@ -259,6 +283,24 @@ def sequence(*layers):
 class Branching(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 8)
+
+    def forward(self, x):
+        return self.norm(torch.cat([x.mean(1, keepdim=True), x], 1)) + self.norm(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return x + self.conv(x)
 
 
 class Multiplied(nn.Module):
@@ -278,6 +320,8 @@ REFUSED = {
     "columns": (lambda: sequence(nn.Linear(8, 8)), "1 .Linear.*flatten"),
     "branches": (lambda: sequence(Branching()), "1 .Branching.*cannot follow.*branches"),
     "products": (lambda: sequence(Multiplied()), "1 .function.*do"),
+    "widths": (lambda: sequence(Shared()), "1.norm .*share a weight"),
+    "sum": (lambda: Residual(nn.Conv2d(3, 3, 3, padding=1)), "combines .*image.*convolution"),
     "indices": (lambda: sequence(nn.MaxPool2d(2, return_indices=True)), "1 .*indices"),
 }
 
