@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .fast import BatchNorm, Dropout, MaxPool
 from .layers import GroupConv, LiftingConv
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
 )  # fmt: skip
@@ -63,7 +63,7 @@ def make_torch_module(module: nn.Module) -> nn.Module:
 
 def make_planar_module(module: nn.Module, lifted: PlanarMap) -> nn.Module | None:
     """Return the module on planar maps that computes the same as ``module``, if there is one."""
-    if type(module) in _ELEMENTWISE:
+    if type(module) in ELEMENTWISE:
         return module
     if has_forward_of(module, Dropout):
         return nn.Dropout(module.p)

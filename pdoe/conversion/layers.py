@@ -22,6 +22,7 @@ class GroupedConv(GroupConv):
     Raises:
         ValueError: ``groups`` does not divide both numbers of channels.
 
+    >>> import torch
     >>> conv = GroupedConv(PointGroup(4), 6, 12, groups=3)
     >>> conv(torch.randn(2, 6, 4, 9, 9)).shape, conv.weight.shape
     (torch.Size([2, 12, 4, 9, 9]), torch.Size([12, 2, 4, 9]))
@@ -59,6 +60,7 @@ class HalvingPool(nn.Module):
         kind: "mean" or "max".
         times: how often the map is halved.
 
+    >>> import torch
     >>> HalvingPool("mean", times=2)(torch.ones(1, 3, 8, 10, 7)).shape
     torch.Size([1, 3, 8, 3, 2])
     """
@@ -84,6 +86,7 @@ class HalvingPool(nn.Module):
 class PlaneWise(nn.Module):
     """A planar module that treats all channels alike, on each orientation of a lifted map.
 
+    >>> import torch
     >>> PlaneWise(nn.MaxPool2d(3, 1, 1))(torch.ones(2, 3, 8, 5, 5)).shape
     torch.Size([2, 3, 8, 5, 5])
     """
@@ -99,6 +102,7 @@ class PlaneWise(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each position (and orientation), [B, C, ...] -> the same.
 
+    >>> import torch
     >>> ChannelNorm(3)(torch.randn(2, 3, 8, 5, 5)).shape
     torch.Size([2, 3, 8, 5, 5])
     """

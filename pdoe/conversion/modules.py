@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from ..planar import _ELEMENTWISE
+from .. import planar
 from .convolutions import replace_conv, replace_linear
 from .norms import (
     replace_batch_norm,
@@ -23,7 +24,7 @@ from .pooling import (
 from .values import FEATURES, LIFTED, MAPS, Call, Replacement
 
 ELEMENTWISE = (
-    *_ELEMENTWISE, nn.ReLU6, nn.Hardsigmoid, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Threshold,
+    *planar.ELEMENTWISE, nn.ReLU6, nn.Hardsigmoid, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Threshold,
     nn.RReLU, nn.AlphaDropout, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
 )  # fmt: skip
 DROP_PATH = ("StochasticDepth", "DropPath")  # of torchvision and timm: they drop whole images
@@ -38,6 +39,11 @@ def replace_module(call: Call) -> Replacement:
     module = call.module
     if module._forward_hooks or module._forward_pre_hooks:
         raise call.refuse("it has hooks, which its substitute would not call: remove them")
+    if is_parametrized(module):
+        raise call.refuse(
+            "its weight is parametrized, which its substitute would not be: remove the "
+            "parametrization, and register it on the converted layer"
+        )
     if type(module) in ELEMENTWISE or type(module).__name__ in DROP_PATH:
         return Replacement(module, call.value)
     for kinds, rule in RULES:
@@ -90,7 +96,7 @@ def _refuse_attention(call: Call) -> Replacement:
 RULES = (
     (nn.Conv2d, replace_conv),
     (nn.Linear, replace_linear),
-    ((nn.BatchNorm2d, nn.BatchNorm1d), replace_batch_norm),
+    ((nn.BatchNorm2d, nn.BatchNorm1d, nn.SyncBatchNorm), replace_batch_norm),
     (nn.GroupNorm, replace_group_norm),
     (nn.InstanceNorm2d, replace_instance_norm),
     (nn.LayerNorm, replace_layer_norm),

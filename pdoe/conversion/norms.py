@@ -16,6 +16,8 @@ def replace_batch_norm(call: Call) -> Replacement:
     if value.kind == IMAGE and act is None:
         return Replacement(norm, value)
     kind = {LIFTED: BatchNorm, POOLED: nn.BatchNorm2d, FEATURES: nn.BatchNorm1d}.get(value.kind)
+    if isinstance(norm, nn.SyncBatchNorm):
+        kind = kind and nn.SyncBatchNorm
     if kind is None or value.last:
         raise call.refuse(f"it gets {value.kind} in an order that it does not have; permute first")
     like = [*norm.parameters(recurse=False), *norm.buffers(recurse=False), torch.empty(0)][0]

@@ -119,8 +119,8 @@ class Rewriter:
                 raise refuse(
                     name,
                     type(module).__name__,
-                    f"it is called with maps of {value.channels} fields and of another width, so they "
-                    "cannot share a weight; give equal widths by match={name: fields}",
+                    f"it is called with maps of {value.channels} fields and of another width, "
+                    "which cannot share weights; give equal widths by match={name: fields}",
                 )
             target = self.free_name(name) if known else name
             known[key] = [target, f"{target}_before", f"{target}_after"]

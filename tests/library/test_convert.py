@@ -320,8 +320,12 @@ REFUSED = {
     "columns": (lambda: sequence(nn.Linear(8, 8)), "1 .Linear.*flatten"),
     "branches": (lambda: sequence(Branching()), "1 .Branching.*cannot follow.*branches"),
     "products": (lambda: sequence(Multiplied()), "1 .function.*do"),
-    "widths": (lambda: sequence(Shared()), "1.norm .*share a weight"),
+    "widths": (lambda: sequence(Shared()), "1.norm .*share weights"),
     "sum": (lambda: Residual(nn.Conv2d(3, 3, 3, padding=1)), "combines .*image.*convolution"),
+    "parametrized": (
+        lambda: sequence(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))),
+        "1 .*parametriz.*remove",
+    ),
     "indices": (lambda: sequence(nn.MaxPool2d(2, return_indices=True)), "1 .*indices"),
 }
 
