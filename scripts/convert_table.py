@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     if find_spec("timm") is None:
         left_out = [name for name in names if name.startswith("timm/")]
         names = [name for name in names if name not in left_out]
+    commit, dirty = repository_state(Path(__file__).parent)
     rows = []
     for name in names:
         for group in options.groups.split(","):
@@ -74,7 +75,6 @@ def main(arguments: list[str]) -> int:
             print(rows[-1], flush=True)
             if "cannot convert" in rows[-1]:
                 break
-    commit, dirty = repository_state(Path(__file__).parent)
     made = (
         f"Commit {commit}{', with changes' if dirty else ''}; {device_name(torch.device('cpu'))}; "
     )

@@ -24,8 +24,8 @@ from .pooling import (
 from .values import FEATURES, LIFTED, MAPS, Call, Replacement
 
 ELEMENTWISE = (
-    *planar.ELEMENTWISE, nn.ReLU6, nn.Hardsigmoid, nn.Hardtanh, nn.LogSigmoid, nn.Softsign, nn.Threshold,
-    nn.RReLU, nn.AlphaDropout, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
+    *planar.ELEMENTWISE, nn.ReLU6, nn.Hardsigmoid, nn.Hardtanh, nn.LogSigmoid, nn.Softsign,
+    nn.Threshold, nn.RReLU, nn.AlphaDropout, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
 )  # fmt: skip
 DROP_PATH = ("StochasticDepth", "DropPath")  # of torchvision and timm: they drop whole images
 
