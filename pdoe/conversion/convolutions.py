@@ -30,9 +30,12 @@ def replace_conv(call: Call) -> Replacement:
     if value.kind not in (IMAGE, LIFTED) or value.last:
         raise call.refuse(f"it gets {value.kind}, not a map with channels first; permute the axes")
     size, stride, padding = _read_window(call)
-    groups = _count_groups(call)
-    if groups > 1 and groups == value.channels:  # depthwise
-        fields = value.channels * (conv.out_channels // conv.in_channels)
+    if conv.groups > 1 and value.kind == IMAGE:
+        raise call.refuse("it has groups, but the first convolution mixes colours; use groups=1")
+    groups = conv.groups
+    if 1 < groups == conv.in_channels:  # depthwise
+        groups = value.channels
+        fields = groups * (conv.out_channels // conv.in_channels)
     elif groups > 1:
         groups = settings.widths.group_count(call.name, value.channels, fields)
     options, size, padding, enlarged = _choose_bank(call, size, padding)
@@ -55,11 +58,9 @@ def replace_conv(call: Call) -> Replacement:
         options["padding"] = 0
     result = Value(LIFTED, fields)
     if value.kind == LIFTED:
-        kind = GroupedConv if groups > 1 else GroupConv
-        options |= {"groups": groups} if groups > 1 else {}
+        kind = GroupedConv if conv.groups > 1 else GroupConv
+        options |= {"groups": groups} if conv.groups > 1 else {}
         return Replacement(kind(*arguments, **options), result, before)
-    if groups > 1:
-        raise call.refuse("a first convolution with groups; give it groups=1")
     lift = LiftingConv(*arguments, **options)
     if pooled and conv.padding_mode == "zeros":  # the details of the image are worth the time
         return Replacement(lift, result, None, before)
@@ -116,14 +117,6 @@ def _choose_bank(call: Call, size: int, padding: int) -> tuple[dict, int, int, b
     wide = max(5, size)
     options = {"bank": "gaussian", "size": wide, "bank_width": settings.bank_width}
     return options, wide, padding + (wide - size) // 2, enlarged
-
-
-def _count_groups(call: Call) -> int:
-    """Return 1 for an ordinary convolution, the fields for a depthwise one, else the groups."""
-    conv = call.module
-    if conv.groups > 1 and conv.groups == conv.in_channels:
-        return call.value.channels if call.value.kind == LIFTED else conv.groups
-    return conv.groups
 
 
 def _replace_pooled_conv(call: Call, fields: int) -> Replacement:
