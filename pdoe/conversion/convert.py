@@ -67,7 +67,8 @@ def convert(
         exact: whether strides and pooling are made exact.
         image_size: side of the images for which the report counts multiplications. Branches on
             sizes of maps are decided as for these images.
-        measure: whether the report has equivariance errors, on images of at most 64x64 pixels.
+        measure: whether to measure the equivariance errors of all layers, on images of at most
+            64x64 pixels. With ``exact``, a network with an error above rounding is refused.
 
     Returns:
         The network and a report. The network has the keys of the original's ``state_dict``, apart
@@ -99,6 +100,11 @@ def convert(
         raise ValueError(f"cannot convert {type(model).__name__}: it has no convolution of {IMAGE}")
     network = make_network(traced, group, type(model).__name__)
     report = make_report(original, network, rewriter.replaced, decided, image_size, measure)
+    if exact and report.broken:
+        raise ValueError(
+            f"cannot convert {type(model).__name__} exactly: its first layer with an error is "
+            f"{report.broken}; replace it, or pass exact=False"
+        )
     return Conversion(network.train(model.training), report)
 
 

@@ -96,7 +96,8 @@ class PlaneWise(nn.Module):
         self.planar = planar
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.planar(x.flatten(1, -3)).unflatten(1, x.shape[1:-2])
+        # Without hooks: a report would take the planar map for an image and find an error.
+        return self.planar.forward(x.flatten(1, -3)).unflatten(1, x.shape[1:-2])
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -51,6 +51,7 @@ class Report:
         image_size: side of that image in pixels.
         error: largest relative error of the output over the elements of the group that map the
             pixel grid to itself, in float64; None if it was not measured.
+        broken: the first layer whose error is not rounding, and why; "" if there is none.
         quarter_turns: largest relative error of the output over rotations by 90, 180 and 270
             degrees, whatever the group.
         outputs: shape of the output for one image, before and after. Those of a network without a
@@ -65,6 +66,7 @@ class Report:
     multiplications: tuple[int, int]
     image_size: int
     error: float | None
+    broken: str
     quarter_turns: float | None
     outputs: tuple[list[int], list[int]]
     left_out: list[str]
@@ -86,6 +88,8 @@ class Report:
         ]
         if self.quarter_turns is not None:
             lines.append(f"error of the output at quarter turns: {self.quarter_turns:.0e}")
+        if self.broken:
+            lines.append(f"not exact from {self.broken}")
         if self.outputs[0] != self.outputs[1]:
             lines.append(f"the output is {self.outputs[1]}, not {self.outputs[0]}")
         if self.decided:
@@ -114,10 +118,10 @@ def make_report(
             f"({str(error).splitlines()[0]}); give another image_size"
         ) from error
     after, new_shape = count_multiplications(network, channels, image_size)
-    errors, quarters = {}, None
+    errors, broken, quarters = {}, "", None
     if measure:
-        side = min(image_size, MEASURED_PIXELS)
-        errors, quarters = _measure(network, channels, image_size if decided else side)
+        side = image_size if decided else min(image_size, MEASURED_PIXELS)
+        errors, broken, quarters = _measure(network, channels, side)
     layers = [
         Layer(
             name, describe(old), _describe_replacement(new), (_count(old), _count(new.module)),
@@ -135,6 +139,7 @@ def make_report(
         (sum(before.values()), sum(after.values())),
         image_size,
         errors.get(""),
+        broken,
         quarters,
         (shape, new_shape),
         [name for name in left_out if name not in kept],
@@ -173,8 +178,10 @@ def count_multiplications(
     return counts, list(output.shape) if isinstance(output, Tensor) else []
 
 
-def _measure(network: ConvertedNetwork, channels: int, side: int) -> tuple[dict[str, float], float]:
-    """Errors of all layers, the network itself being "", and of the output at quarter turns."""
+def _measure(
+    network: ConvertedNetwork, channels: int, side: int
+) -> tuple[dict[str, float], str, float]:
+    """Errors of all layers, the network itself being ""; the first that breaks; quarter turns."""
     group = network.group
     network = copy.deepcopy(network).cpu().double()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -182,10 +189,13 @@ def _measure(network: ConvertedNetwork, channels: int, side: int) -> tuple[dict[
         images = torch.randn(2, channels, side, side, dtype=torch.float64)
         network.train()(images)  # statistics of batch norm, so that no map vanishes
         network.eval()
-        errors = equivariance_report(network, group, images[:1]).errors
-        if group.n % 4 == 0:
-            return errors, errors[""]
-        return errors, max(equivariance_error(network, PointGroup(4), images[:1]).values())
+        report = equivariance_report(network, group, images[:1])
+        broken = "" if report.first_broken is None else f"{report.first_broken}: {report.reason}"
+        quarters = report.errors[""]
+        if group.n % 4:
+            turned = equivariance_error(network, PointGroup(4), images[:1])
+            quarters = max(turned.values())
+    return report.errors, broken, quarters
 
 
 def describe(module: nn.Module) -> str:

@@ -326,6 +326,7 @@ REFUSED = {
         lambda: sequence(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))),
         "1 .*parametriz.*remove",
     ),
+    "asymmetric": (lambda: sequence(nn.Upsample(scale_factor=1.4)), "exactly.* 1: .*exact=False"),
     "first in groups": (lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), "groups=1"),
     "indices": (lambda: sequence(nn.MaxPool2d(2, return_indices=True)), "1 .*indices"),
 }
