@@ -10,7 +10,18 @@ from torch import fx, nn
 from .functions import read_axes
 from .operation import Operation
 from .tracing import read_tensor
-from .values import FEATURES, IMAGE, LIFTED, OTHER, PARAMETER, PARTS, POOLED, Value
+from .values import (
+    FEATURES,
+    IMAGE,
+    LIFTED,
+    OTHER,
+    PARAMETER,
+    PARTS,
+    POOLED,
+    SHUFFLED,
+    UnevenSplit,
+    Value,
+)
 
 
 def combine_elementwise(op: Operation) -> None:
@@ -18,7 +29,10 @@ def combine_elementwise(op: Operation) -> None:
     values = {source: op.rewriter.value_of(source) for source in op.node.all_input_nodes}
     maps = {s: v for s, v in values.items() if v.kind in (LIFTED, POOLED, FEATURES, IMAGE)}
     if not maps:
-        if op.kinds & {PARTS}:
+        if op.kinds == {SHUFFLED} and len(values) == 1:  # contiguous
+            op.keep(op.value)
+            return
+        if op.kinds & {PARTS, SHUFFLED}:
             raise op.refuse("it gets parts of a map together; take them one by one")
         op.keep(Value(PARAMETER, -1) if PARAMETER in op.kinds else Value(OTHER))
         return
@@ -47,25 +61,28 @@ def combine_elementwise(op: Operation) -> None:
             gate = op.rewriter.graph.call_method("unsqueeze", (source, 2))
             op.node.replace_input_with(source, gate)
         elif value.kind == PARAMETER:
-            _resize_parameter(op, source, value, main, channels)
-    result = replace(like[0], channels=channels, gate=any(value.gate for value in like))
+            _resize_parameter(op, source, value, like[0])
+    original = max(value.original for value in maps.values())
+    result = replace(
+        like[0], channels=channels, original=original, gate=any(value.gate for value in like)
+    )
     op.keep(result)
 
 
-def _resize_parameter(op: Operation, source: fx.Node, value: Value, kind: str, n: int) -> None:
-    """Give a parameter with a number for each channel one for each field."""
+def _resize_parameter(op: Operation, source: fx.Node, value: Value, like: Value) -> None:
+    """Give a parameter with a number for each channel of a map one for each field."""
     if value.channels == 0:
         return  # one number
-    original = source
-    while source.op != "get_attr" and value.channels > 0:  # through reshapes
-        source = source.args[0]
-    if value.channels < 0:
+    if value.channels != like.original:
         raise op.refuse(
             "it takes a tensor that is computed or has a number for each pixel; use a parameter "
             "with one number for each channel"
         )
+    original = source
+    while source.op != "get_attr":  # through reshapes
+        source = source.args[0]
     name = str(source.target)
-    shape = (n, *[1] * {LIFTED: 3, POOLED: 2, FEATURES: 0}[kind])
+    shape = (like.channels, *[1] * {LIFTED: 3, POOLED: 2, FEATURES: 0}[like.kind])
     old = read_tensor(op.rewriter.traced, name)
     if old.shape != shape:
         owner, _, attribute = name.rpartition(".")
@@ -99,20 +116,32 @@ def concatenate_maps(op: Operation) -> None:
     if axis not in expected:
         raise op.refuse(f"it concatenates along axis {axis}; use the channels, dim=1")
     channels = sum(value.channels for value in values)
+    original = sum(value.original for value in values)
     op.node.args, op.node.kwargs = (sources, 1), {}
-    op.keep(replace(first, channels=channels))
+    op.keep(replace(first, channels=channels, original=original))
 
 
 def split_channels(op: Operation) -> None:
-    arguments = dict(zip(("input", "chunks", "dim"), op.node.args, strict=False)) | op.node.kwargs
-    value, n, axis = op.value, arguments["chunks"], arguments.get("dim", 0)
+    """Convert ``chunk`` and ``split`` into equal parts."""
+    names = ("input", "chunks" if op.name == "chunk" else "split_size_or_sections", "dim")
+    arguments = dict(zip(names, op.node.args, strict=False)) | op.node.kwargs
+    value, axis = op.value, arguments.get("dim", 0)
+    n = arguments.get(names[1], arguments.get("split_size"))
     if value.kind != LIFTED or value.last or axis not in (1, -3):
         raise op.refuse(f"it splits {value.kind} along axis {axis}; split the channels, dim=1")
+    if op.name == "split":
+        sizes = list(n) if isinstance(n, list | tuple) else [n]
+        if len(set(sizes)) > 1 or not isinstance(sizes[0], int) or value.original % sizes[0]:
+            raise op.refuse(f"it splits channels into unequal parts, {n}; make them equal")
+        n = value.original // sizes[0]
     if value.channels % n:
-        raise op.refuse(
-            f"it splits {value.channels} fields into {n} parts; give a multiple of {n} by match"
-        )
-    op.keep(replace(value, kind=PARTS, channels=value.channels // n))
+        reason = f"it splits {value.channels} fields into {n} parts; give a multiple by match"
+        raise UnevenSplit(str(op.refuse(reason)), n)
+    args = op.node.args[0], n, 1
+    op.node.target, op.node.args, op.node.kwargs = "chunk", args, {}
+    op.node.op = "call_method"
+    part = replace(value, kind=PARTS, channels=value.channels // n, original=value.original // n)
+    op.keep(part)
 
 
 def interpolate_map(op: Operation) -> None:
@@ -152,7 +181,7 @@ def reduce_pixels(op: Operation) -> None:
     if value.kind == LIFTED and axes and axes[0] == pixels:
         op.rewriter.pool_map(op.node)
     elif value.kind == LIFTED and axes == ([1], True) and not value.last:
-        op.keep(replace(value, channels=1))
+        op.keep(replace(value, channels=1, original=1))
     elif value.kind == POOLED and axes and axes[0] == pixels:
         op.skip(value) if axes[1] else op.rewriter.flatten(op.node)
     elif value.kind == IMAGE:

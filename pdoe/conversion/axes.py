@@ -6,7 +6,19 @@ import operator
 from dataclasses import replace
 
 from .operation import Operation
-from .values import FEATURES, IMAGE, LIFTED, OTHER, PARAMETER, PARTS, POOLED, SIZES, Value
+from .values import (
+    FEATURES,
+    IMAGE,
+    LIFTED,
+    OTHER,
+    PARAMETER,
+    PARTS,
+    POOLED,
+    SHUFFLED,
+    SIZES,
+    UnevenSplit,
+    Value,
+)
 
 
 def flatten_axes(op: Operation) -> None:
@@ -26,11 +38,34 @@ def flatten_axes(op: Operation) -> None:
         op.skip(value)
     elif value.kind == FEATURES and rank == 4:
         _spread(op)
+    elif value.kind == LIFTED and rank == 5 and not value.last:
+        _shuffle_channels(op, sizes[1])
+    elif value.kind == SHUFFLED and rank == 4:
+        op.skip(replace(value, kind=LIFTED))
     else:
         raise op.refuse(
             f"it gives {value.kind} other axes; use torch.flatten(x, 1) for a head, and "
             "nn.ChannelShuffle for a shuffle of channels"
         )
+
+
+def _shuffle_channels(op: Operation, groups: object) -> None:
+    """Convert the first of view, transpose and view, which shuffle channels, to the whole."""
+    if not isinstance(groups, int) or op.value.original % groups:
+        raise op.refuse("it gives a lifted map other axes than a shuffle of channels does")
+    if op.value.channels % groups:
+        reason = f"it shuffles {op.value.channels} fields in {groups} groups; give a multiple"
+        raise UnevenSplit(str(op.refuse(reason)), groups)
+    op.rewriter.shuffle(op.node, groups)
+
+
+def transpose_axes(op: Operation) -> None:
+    if op.value.kind == PARAMETER or op.value.kind == OTHER:
+        op.keep(op.value)
+    elif op.value.kind == SHUFFLED and tuple(op.node.args[1:]) == (1, 2):
+        op.skip(op.value)
+    else:
+        raise op.refuse(f"it exchanges axes of {op.value.kind}; leave the order of the axes")
 
 
 def _spread(op: Operation) -> None:
@@ -102,6 +137,21 @@ def _place_axes(last: bool) -> list[int]:
     return [0, 3, 4, 1] if last else [0, 1, 3, 4]
 
 
+def _is_everything(index: object, value: Value) -> bool:
+    """Whether an index takes a whole map, such as [:, :n] of n channels."""
+    cuts = index if isinstance(index, tuple) else (index,)
+    return not value.last and all(
+        isinstance(cut, slice)
+        and cut.start in (None, 0)
+        and (
+            cut.stop is None
+            or (axis == 1 and isinstance(cut.stop, int) and cut.stop >= value.original > 0)
+        )
+        and cut.step in (None, 1)
+        for axis, cut in enumerate(cuts)
+    )
+
+
 def get_item(op: Operation) -> None:
     value, index = op.value, op.node.args[1]
     if value.kind == SIZES:
@@ -120,5 +170,7 @@ def get_item(op: Operation) -> None:
         _spread(op)
     elif value.kind in (IMAGE, PARAMETER, OTHER):
         op.keep(value)
+    elif value.kind == LIFTED and _is_everything(index, value):
+        op.skip(value)
     else:
         raise op.refuse(f"it cuts a part out of {value.kind}; use chunk(n, dim=1), or leave it out")

@@ -15,7 +15,7 @@ from .network import ConvertedNetwork, make_network
 from .report import Report, make_report
 from .rewriting import Rewriter
 from .tracing import trace
-from .values import IMAGE, LIFTED, Settings
+from .values import IMAGE, LIFTED, Settings, UnevenSplit
 from .widths import Match, Widths
 
 BANKS = ("operators", "gaussian", "pixels")
@@ -93,12 +93,14 @@ def convert(
     image_size = require_integer("image_size", image_size, 1)
     require_bool("measure", measure)
     original = copy.deepcopy(getattr(model, "_orig_mod", model)).eval()
-    traced, decided = trace(original, image_size)
-    rewriter = Rewriter(traced, settings)
-    rewriter.rewrite()
+    try:
+        rewriter, decided = _rewrite(original, settings, image_size)
+    except UnevenSplit as split:  # with fields that can be split
+        settings.widths.multiple = split.parts
+        rewriter, decided = _rewrite(original, settings, image_size)
     if not any(value.kind == LIFTED for value in rewriter.values.values()):
         raise ValueError(f"cannot convert {type(model).__name__}: it has no convolution of {IMAGE}")
-    network = make_network(traced, group, type(model).__name__)
+    network = make_network(rewriter.traced, group, type(model).__name__)
     report = make_report(original, network, rewriter.replaced, decided, image_size, measure)
     if exact and report.broken:
         raise ValueError(
@@ -106,6 +108,13 @@ def convert(
             f"{report.broken}; replace it, or pass exact=False"
         )
     return Conversion(network.train(model.training), report)
+
+
+def _rewrite(model: nn.Module, settings: Settings, image_size: int) -> tuple[Rewriter, list[str]]:
+    traced, decided = trace(model, image_size)
+    rewriter = Rewriter(traced, settings)
+    rewriter.rewrite()
+    return rewriter, decided
 
 
 def _read_settings(model, group, bank, offset, bank_width, match, exact) -> Settings:

@@ -18,7 +18,9 @@ PADS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d,
 
 def replace_conv(call: Call) -> Replacement:
     conv, value, settings = call.module, call.value, call.settings
-    if not has_forward_of(conv, nn.Conv2d):
+    # timm's Conv2dSame pads one side more than the other at a stride, which pooling replaces.
+    same = type(conv).__name__ == "Conv2dSame" and settings.exact
+    if not has_forward_of(conv, nn.Conv2d) and not same:
         raise call.refuse(
             "it computes something other than nn.Conv2d; replace it by a plain nn.Conv2d first"
         )
@@ -56,7 +58,7 @@ def replace_conv(call: Call) -> Replacement:
         pad = PlaneWise(PADS[conv.padding_mode](options["padding"]))
         before = pad if before is None else nn.Sequential(before, pad)
         options["padding"] = 0
-    result = Value(LIFTED, fields)
+    result = Value(LIFTED, fields, conv.out_channels)
     if value.kind == LIFTED:
         kind = GroupedConv if conv.groups > 1 else GroupConv
         options |= {"groups": groups} if conv.groups > 1 else {}
@@ -82,7 +84,7 @@ def _read_window(call: Call) -> tuple[int, int, int]:
             f"a {what} differs between rows and columns, so no rotation by 90 degrees keeps it; "
             "use a square one"
         )
-    if conv.padding == "same":
+    if conv.padding == "same" or type(conv).__name__ == "Conv2dSame":
         return height, conv.stride[0], height // 2
     padding = (0, 0) if conv.padding == "valid" else conv.padding
     if padding[0] != padding[1]:
@@ -125,7 +127,7 @@ def _replace_pooled_conv(call: Call, fields: int) -> Replacement:
         raise call.refuse("a grouped convolution of a pooled map; give it groups=1")
     place = {"device": conv.weight.device, "dtype": conv.weight.dtype}
     new = nn.Conv2d(value.channels, fields, 1, bias=conv.bias is not None, **place)
-    return Replacement(new, replace(value, channels=fields))
+    return Replacement(new, replace(value, channels=fields, original=conv.out_channels))
 
 
 def replace_linear(call: Call) -> Replacement:
@@ -136,16 +138,15 @@ def replace_linear(call: Call) -> Replacement:
     if value.kind == LIFTED and value.last:
         fields = fields if call.final else settings.widths(call.name, fields)
         arguments = settings.group, value.channels, fields, "point"
-        return Replacement(
-            GroupConv(*arguments, bias=bias, **place), replace(value, channels=fields)
-        )
+        result = replace(value, channels=fields, original=linear.out_features)
+        return Replacement(GroupConv(*arguments, bias=bias, **place), result)
     if value.kind != FEATURES:
         raise call.refuse(
             f"it gets {value.kind} and would mix columns; flatten it after global pooling"
         )
     if value.gate and not call.final:
         fields = settings.widths(call.name, fields)
-    result = replace(value, channels=fields)
+    result = replace(value, channels=fields, original=linear.out_features)
     if (value.channels, fields) == (linear.in_features, linear.out_features):
         return Replacement(linear, result)
     return Replacement(nn.Linear(value.channels, fields, bias, **place), result)

@@ -21,6 +21,7 @@ from .axes import (
     read_attribute,
     read_size,
     squeeze_axes,
+    transpose_axes,
     unsqueeze_axes,
 )  # fmt: skip
 from .functions import ELEMENTWISE
@@ -41,6 +42,8 @@ OPERATIONS: dict[str, Callable[[Operation], None]] = {
     "pad": pad_map,
     "permute": permute_axes,
     "size": read_size,
+    "split": split_channels,
+    "transpose": transpose_axes,
     "squeeze": squeeze_axes,
     "unsqueeze": unsqueeze_axes,
 }

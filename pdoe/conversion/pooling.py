@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from ..layers import GroupPool
 from .layers import HalvingPool, PlaneWise
-from .values import FEATURES, IMAGE, LIFTED, POOLED, Call, Replacement, Value
+from .values import FEATURES, IMAGE, LIFTED, POOLED, Call, Replacement
 
 
 def replace_flatten(call: Call) -> Replacement:
@@ -21,7 +23,7 @@ def flatten_map(call: Call) -> Replacement:
     value, flatten = call.value, nn.Flatten(1)
     if value.kind == IMAGE:
         raise call.refuse("it flattens the image; put a convolution before it")
-    result = Value(FEATURES, value.channels, gate=value.gate)
+    result = replace(value, kind=FEATURES, last=False)
     if value.kind == LIFTED:
         return Replacement(flatten, result, make_invariant(call))
     return Replacement(flatten, result)
@@ -44,7 +46,7 @@ def replace_adaptive_pool(call: Call) -> Replacement:
     if value.kind == POOLED:
         return Replacement(nn.Identity(), value)
     if value.kind == LIFTED and (single or call.head):
-        result = Value(POOLED, value.channels, value.last, call.branches)
+        result = replace(value, kind=POOLED, gate=call.branches)
         return Replacement(make_invariant(call), result)
     return replace_plane_wise(call)
 
@@ -58,7 +60,7 @@ def replace_pool(call: Call) -> Replacement:
         raise call.refuse(f"it gets {value.kind} in another order of axes; permute them")
     average = isinstance(pool, nn.AvgPool2d)
     if call.head and average and value.kind == LIFTED:
-        return Replacement(make_invariant(call), Value(POOLED, value.channels))
+        return Replacement(make_invariant(call), replace(value, kind=POOLED))
     size, stride, padding = map(_pair, (pool.kernel_size, pool.stride, pool.padding))
     if any(a != b for a, b in (size, stride, padding)):
         raise call.refuse("its window differs between rows and columns; use a square one")

@@ -110,14 +110,8 @@ def make_report(
 ) -> Report:
     """Count and measure both networks; they stay as they are."""
     channels = _read_channels(original)
-    try:
-        before, shape = count_multiplications(original, channels, image_size)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{type(original).__name__} does not run on images of {image_size}x{image_size} pixels "
-            f"({str(error).splitlines()[0]}); give another image_size"
-        ) from error
-    after, new_shape = count_multiplications(network, channels, image_size)
+    before, shape = _run(original, "", channels, image_size)
+    after, new_shape = _run(network, "the converted ", channels, image_size)
     errors, broken, quarters = {}, "", None
     if measure:
         side = image_size if decided else min(image_size, MEASURED_PIXELS)
@@ -145,6 +139,16 @@ def make_report(
         [name for name in left_out if name not in kept],
         decided,
     )
+
+
+def _run(model: nn.Module, which: str, channels: int, size: int) -> tuple[dict[str, int], list]:
+    try:
+        return count_multiplications(model, channels, size)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"cannot convert: {which}{type(model).__name__} does not run on images of "
+            f"{size}x{size} pixels ({str(error).splitlines()[0]}); give another image_size"
+        ) from error
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from .values import (
     PARAMETER,
     PARTS,
     POOLED,
+    SHUFFLED,
     SIZES,
     Call,
     Replacement,
@@ -94,9 +95,9 @@ class Rewriter:
             node.args, node.kwargs = given.args[1:], given.kwargs
         value = self.value_of(node.args[0]) if node.args else Value(OTHER)
         if value.kind == IMAGE and isinstance(module, nn.Conv2d):
-            value = replace(value, channels=module.in_channels)
+            value = replace(value, channels=module.in_channels, original=module.in_channels)
         if value.kind not in MAPS:
-            if value.kind in (PARTS, SIZES, PARAMETER):
+            if value.kind in (PARTS, SHUFFLED, SIZES, PARAMETER):
                 raise refuse(name, type(module).__name__, f"it gets {value.kind}; give it a map")
             self.values[node] = Value(OTHER)
             return
@@ -155,7 +156,7 @@ class Rewriter:
     def call_function(self, node: fx.Node) -> None:
         values = {source: self.value_of(source) for source in node.all_input_nodes}
         kinds = {value.kind for value in values.values()}
-        if not kinds & {LIFTED, POOLED, FEATURES, PARTS, SIZES, IMAGE, PARAMETER}:
+        if kinds <= {OTHER}:
             self.values[node] = Value(OTHER)
             return
         module = make_module(node, self.values)
@@ -177,8 +178,8 @@ class Rewriter:
         call = self.make_call(node, kind(1), name, value)
         pool = make_invariant(call)
         after = None if keep else nn.Flatten(1)
-        kind = POOLED if keep else FEATURES
-        result = Value(kind, value.channels, value.last and keep, call.branches)
+        last = value.last and keep
+        result = replace(value, kind=POOLED if keep else FEATURES, last=last, gate=call.branches)
         self.use(node, Replacement(pool, result, None, after), name, call.module)
 
     def flatten(self, node: fx.Node) -> None:
@@ -187,6 +188,12 @@ class Rewriter:
         name = self.free_name(f"{node.name}_module")
         call = self.make_call(node, nn.Flatten(1), name, value)
         self.use(node, flatten_map(call), name, call.module)
+
+    def shuffle(self, node: fx.Node, groups: int) -> None:
+        """Convert the function that begins a shuffle of channels."""
+        module = nn.ChannelShuffle(groups)
+        new = Replacement(module, replace(self.value_of(node.args[0]), kind=SHUFFLED))
+        self.use(node, new, self.free_name(f"{node.name}_module"), module)
 
     def finish(self, node: fx.Node) -> None:
         """Pool lifted outputs over the group."""
@@ -199,5 +206,5 @@ class Rewriter:
                 self.modules[name] = pool = GroupPool("max")
                 self.traced.add_submodule(name, pool)
                 node.replace_input_with(source, self.graph.call_module(name, (source,)))
-            elif value.kind in (PARTS, SIZES):
+            elif value.kind in (PARTS, SHUFFLED, SIZES):
                 raise refuse("", "output", f"it is {value.kind} of a map; return the map")

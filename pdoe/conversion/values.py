@@ -15,6 +15,7 @@ LIFTED = "a lifted map"  # [B, C, G, H, W]
 POOLED = "a pooled map"  # [B, C, 1, 1]
 FEATURES = "features"  # [B, F]
 PARAMETER = "a parameter"  # a tensor with one number, or one for each channel
+SHUFFLED = "a map whose channels are shuffled"  # between two views
 SIZES = "sizes"  # of a lifted map
 PARTS = "parts"  # a tuple of lifted maps, of equal channels
 OTHER = "a value"
@@ -29,6 +30,7 @@ class Value:
     Attributes:
         kind: one of the constants of this module.
         channels: C or F in the converted network; 0 if unknown.
+        original: channels of the original map; 0 if unknown.
         last: whether the original map is channels-last here, [B, H, W, C]. The converted map keeps
             its axes.
         gate: whether the value is on its way to multiply a map, as in squeeze-and-excitation.
@@ -36,6 +38,7 @@ class Value:
 
     kind: str
     channels: int = 0
+    original: int = 0
     last: bool = False
     gate: bool = False
 
@@ -87,6 +90,18 @@ class Replacement:
     value: Value
     before: nn.Module | None = None
     after: nn.Module | None = None
+
+
+class UnevenSplit(ValueError):
+    """Fields that do not split into equal parts.
+
+    Attributes:
+        parts: their number.
+    """
+
+    def __init__(self, message: str, parts: int):
+        super().__init__(message)
+        self.parts = parts
 
 
 def refuse(name: str, kind: str, reason: str) -> ValueError:

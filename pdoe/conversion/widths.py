@@ -23,6 +23,9 @@ class Widths:
             a function of name and channels.
         group: the point group G.
         model: the original network.
+
+    Attributes:
+        multiple: scaled fields are multiples of this number.
     """
 
     def __init__(self, match: Match, group: PointGroup, model: nn.Module):
@@ -37,7 +40,7 @@ class Widths:
                 "match is 'parameters', 'cost', a positive factor, a mapping from names of layers "
                 f"to channels, or a function of name and channels, not {match!r}"
             )
-        self.factor = float(match)
+        self.factor, self.multiple = float(match), 1
         names = dict(model.named_modules())
         if isinstance(self.given, Mapping) and (unknown := set(self.given) - set(names)):
             raise ValueError(f"match names {min(unknown)!r}, which the model does not have")
@@ -54,7 +57,8 @@ class Widths:
         elif name in self.given:
             fields = self.given[name]
         else:
-            fields = self.grouped.get(channels) or max(1, round(channels * self.factor))
+            scaled = max(1, round(channels * self.factor / self.multiple)) * self.multiple
+            fields = self.grouped.get(channels, scaled)
         if isinstance(fields, bool) or not isinstance(fields, int) or fields < 1:
             raise ValueError(f"match gives {name} {fields!r} channels, not a positive integer")
         return fields
