@@ -34,12 +34,14 @@ def has_forward_of(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 def make_plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
     """Return the planar convolution that computes the same as a layer."""
     with torch.no_grad():
-        kernel = layer.kernel()
+        kernel, groups = layer.kernel(), getattr(layer, "groups", 1)
         conv = nn.Conv2d(
-            *kernel.shape[1::-1],
+            kernel.shape[1] * groups,
+            kernel.shape[0],
             layer.kernel_size,
             layer.stride,
             layer.padding,
+            groups=groups,
             bias=layer.bias is not None,
             device=kernel.device,
             dtype=kernel.dtype,

@@ -96,7 +96,7 @@ def convert(
     try:
         rewriter, decided = _rewrite(original, settings, image_size)
     except UnevenSplit as split:  # with fields that can be split
-        settings.widths.multiple = split.parts
+        settings.widths.plan(split.parts)
         rewriter, decided = _rewrite(original, settings, image_size)
     if not any(value.kind == LIFTED for value in rewriter.values.values()):
         raise ValueError(f"cannot convert {type(model).__name__}: it has no convolution of {IMAGE}")

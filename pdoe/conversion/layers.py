@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..groups import PointGroup
 from ..layers import GroupConv
-from ..maps import require_map
 
 
 class GroupedConv(GroupConv):
@@ -36,14 +35,13 @@ class GroupedConv(GroupConv):
                 f"groups is a divisor of {in_channels} and {out_channels} channels, not {groups}"
             )
         super().__init__(group, in_channels // groups, out_channels, *args, **options)
-        self.groups = groups
+        self.in_channels, self.groups = in_channels, groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         order = len(self.group)
-        require_map(self, x, self.in_channels * self.groups, order)
         bias = None if self.bias is None else self.bias.repeat_interleave(order)
         kernel = self.cached_kernel()
-        y = F.conv2d(x.flatten(1, 2), kernel, bias, self.stride, self.padding, 1, self.groups)
+        y = F.conv2d(x, kernel, bias, self.stride, self.padding, 1, self.groups)
         return y.unflatten(1, (self.out_channels, order))
 
     def extra_repr(self) -> str:
@@ -72,12 +70,18 @@ class HalvingPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.flatten(1, -3)
         for _ in range(self.times):
-            size, padding = zip(*((3, 1) if n % 2 else (2, 0) for n in y.shape[-2:]), strict=True)
-            if self.kind == "max":
-                y = F.max_pool2d(y, size, 2, padding)
-            else:
-                y = F.avg_pool2d(y, size, 2, padding, count_include_pad=False)
+            y = self._halve(y)
         return y.unflatten(1, x.shape[1:-2])
+
+    def _halve(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):  # for an export: the same windows without a branch, but slower
+            size = (x.shape[-2] + 1) // 2, (x.shape[-1] + 1) // 2
+            pool = F.adaptive_max_pool2d if self.kind == "max" else F.adaptive_avg_pool2d
+            return pool(x, size)
+        size, padding = zip(*((3, 1) if n % 2 else (2, 0) for n in x.shape[-2:]), strict=True)
+        if self.kind == "max":
+            return F.max_pool2d(x, size, 2, padding)
+        return F.avg_pool2d(x, size, 2, padding, count_include_pad=False)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, times={self.times}"

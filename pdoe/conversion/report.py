@@ -214,9 +214,8 @@ def describe(module: nn.Module) -> str:
         size = size if isinstance(size, int) else size[0]
         stride = module.stride if isinstance(module.stride, int) else module.stride[0]
         groups = getattr(module, "groups", 1)
-        inputs = module.in_channels * (groups if isinstance(module, BankConv) else 1)
         bank = f" {module.bank_kind}" if isinstance(module, BankConv) else ""
-        text = f"{name} {inputs}->{module.out_channels}{bank} {size}x{size}"
+        text = f"{name} {module.in_channels}->{module.out_channels}{bank} {size}x{size}"
         text += f" /{stride}" if stride > 1 else ""
         return text + (f" in {groups} groups" if groups > 1 else "")
     if isinstance(module, nn.Linear):

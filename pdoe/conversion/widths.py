@@ -40,13 +40,19 @@ class Widths:
                 "match is 'parameters', 'cost', a positive factor, a mapping from names of layers "
                 f"to channels, or a function of name and channels, not {match!r}"
             )
-        self.factor, self.multiple = float(match), 1
+        self.factor = float(match)
         names = dict(model.named_modules())
         if isinstance(self.given, Mapping) and (unknown := set(self.given) - set(names)):
             raise ValueError(f"match names {min(unknown)!r}, which the model does not have")
+        self.model = model
+        self.plan(1)
+
+    def plan(self, multiple: int) -> None:
+        """Choose the fields of grouped convolutions; all scaled fields become multiples."""
+        self.multiple = multiple
         self.grouped: dict[int, int] = {}  # channels of grouped convolutions -> fields
         self.groups: dict[str, int] = {}  # name of a grouped convolution -> its groups
-        for name, module in names.items():
+        for name, module in self.model.named_modules():
             if isinstance(module, nn.Conv2d) and 1 < module.groups < module.in_channels:
                 self._plan_groups(name, module)
 
@@ -71,7 +77,8 @@ class Widths:
     def _plan_groups(self, name: str, conv: nn.Conv2d) -> None:
         """Scale the width of the groups; their number makes up for the rounding."""
         width = max(1, round(conv.in_channels // conv.groups * self.factor))
-        groups = max(1, round(conv.in_channels * self.factor / width))
+        fields = conv.in_channels * self.factor
+        groups = max(1, round(fields / width / self.multiple)) * self.multiple
         self.groups[name] = groups
         self.grouped.setdefault(conv.in_channels, groups * width)
         ratio = conv.out_channels / conv.in_channels

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models import convnext, densenet, mobilenetv2, resnet, shufflenetv2, vgg
 
-from pdoe import PointGroup, convert, equivariance_error
+from pdoe import PointGroup, convert, equivariance_error, export_plain
 from pdoe.conversion import GroupedConv, HalvingPool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,6 +109,16 @@ def test_the_interface_of_the_original_stays():
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert {layer.name for layer in report.layers} >= {"conv1", "bn1", "layer1.0.conv1", "fc"}
     assert "conv1" in str(report)
+
+
+@pytest.mark.parametrize("size", [32, 37])
+@pytest.mark.parametrize("build", [SMALL["mobilenet"], SMALL["bottleneck"], lambda: Users()])
+def test_converted_networks_export_as_ordinary_ones(build, size):
+    model = live(convert(build(), PointGroup.named("p4m"), match=0.2, image_size=32).model)
+    plain = export_plain(model)
+    assert not any(type(m).__module__.startswith("pdoe") for m in plain.modules())
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-10, atol=1e-10)
 
 
 def test_widths_follow_the_match():
