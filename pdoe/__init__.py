@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
     from .banks import filter_bank
+    from .conversion import Conversion, convert
     from .equivariance.angles import convergence_order, equivariance_curve
     from .equivariance.error import EquivarianceReport, equivariance_error, equivariance_report
     from .export import export_plain
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "BatchNorm": "fast",
     "ChannelsLast": "fast",
+    "Conversion": "conversion",
     "Dropout": "fast",
     "EquivarianceReport": "equivariance.error",
     "GroupConv": "layers",
@@ -33,6 +35,7 @@ _MODULES = {
     "MaxPool": "fast",
     "PointGroup": "groups",
     "convergence_order": "equivariance.angles",
+    "convert": "conversion",
     "equivariance_curve": "equivariance.angles",
     "equivariance_error": "equivariance.error",
     "equivariance_report": "equivariance.error",
@@ -43,6 +46,7 @@ _MODULES = {
 __all__ = [
     "BatchNorm",
     "ChannelsLast",
+    "Conversion",
     "Dropout",
     "EquivarianceReport",
     "GroupConv",
@@ -51,6 +55,7 @@ __all__ = [
     "MaxPool",
     "PointGroup",
     "convergence_order",
+    "convert",
     "equivariance_curve",
     "equivariance_error",
     "equivariance_report",

@@ -168,7 +168,7 @@ class GroupConv(BankConv):
 
     def kernel(self) -> Tensor:
         order = len(self.group)
-        fields = torch.arange(self.in_channels, device=self.quotient.device)
+        fields = torch.arange(self.weight.shape[1], device=self.quotient.device)
         chosen = self.quotient[:, None] + order * fields[:, None]  # (c, g^-1 h) for each g, c, h
         # Not by advanced indexing, whose gradient costs several times as much on a CPU.
         weight = self.weight.flatten(1, 2).index_select(1, chosen.flatten())

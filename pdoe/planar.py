@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .fast import BatchNorm, Dropout, MaxPool
 from .layers import GroupConv, LiftingConv
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.Hardswish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Dropout, nn.Identity,
 )  # fmt: skip
@@ -42,12 +42,14 @@ def has_forward_of(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 def make_plain_conv(layer: LiftingConv | GroupConv) -> nn.Conv2d:
     """Return the planar convolution that computes the same as a layer."""
     with torch.no_grad():
-        kernel = layer.kernel()
+        kernel, groups = layer.kernel(), getattr(layer, "groups", 1)
         conv = nn.Conv2d(
-            *kernel.shape[1::-1],
+            kernel.shape[1] * groups,
+            kernel.shape[0],
             layer.kernel_size,
             layer.stride,
             layer.padding,
+            groups=groups,
             bias=layer.bias is not None,
             device=kernel.device,
             dtype=kernel.dtype,
@@ -71,7 +73,7 @@ def make_torch_module(module: nn.Module) -> nn.Module:
 
 def make_planar_module(module: nn.Module, lifted: PlanarMap) -> nn.Module | None:
     """Return the module on planar maps that computes the same as ``module``, if there is one."""
-    if type(module) in _ELEMENTWISE:
+    if type(module) in ELEMENTWISE:
         return module
     if has_forward_of(module, Dropout):
         return nn.Dropout(module.p)
