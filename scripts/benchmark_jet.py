@@ -245,11 +245,14 @@ def plot_orders(lines: list[dict], phase: str, axes: Any) -> None:
     own = [line for line in lines if line["case"].startswith(SCALED)]
     own = [line for line in own if (line["phase"], line["precision"]) == (phase, "fp32")]
     orders = [int(line["case"].removeprefix(SCALED).partition(",")[0]) for line in own]
+    every = [line[column] for line in own for column, *_ in styles]
     for column, label, colour, mark in styles:
         slope = fit_exponent(lines, phase, "fp32", column)
         times = [line[column] for line in own]
         axes.plot(orders, times, marker=mark, color=colour, label=f"{label}: exponent {slope:.2f}")
-    axes.set(xscale="log", yscale="log", xlabel="order of the group", ylabel="ms")
+    axes.set(xlabel="order of the group", ylabel="ms")
+    figures.set_log_scale(axes.xaxis, min(orders) / 1.1, max(orders) * 1.1)
+    figures.set_log_scale(axes.yaxis, min(every) / 1.5, max(every) * 1.5)
     axes.set_xticks(orders, [str(order) for order in orders])
     axes.set_title("evaluation" if phase == "eval" else "forward and backward", loc="left")
     axes.legend(loc="upper left")
