@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import pixels_first, to_channels_last
+from .layout import has_channels_last_strides, to_channels_last
 from .modes import uses_torch_alone
 
 
@@ -32,9 +32,7 @@ def conv2d(
             (others would be padded).
     """
     plain = uses_torch_alone(x)
-    # By strides, which tell the two formats apart for one channel or one pixel, too.
-    last = x.stride(1) == 1 and x.stride(3) == x.shape[1] and pixels_first(x).is_contiguous()
-    if last and not plain and channels_last is not False:
+    if not plain and channels_last is not False and has_channels_last_strides(x):
         return to_channels_last(F.conv2d(x, kernel, bias, stride, padding))
     if channels_last is None and x.device.type == "cuda":
         short = x.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")

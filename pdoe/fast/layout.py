@@ -45,6 +45,14 @@ def is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and pixels_first(x).is_contiguous()
 
 
+def has_channels_last_strides(x: Tensor) -> bool:
+    """Whether an image [B, C, H, W] is channels-last by its strides.
+
+    They tell the two formats apart for one channel or one pixel, too.
+    """
+    return x.stride(1) == 1 and x.stride(3) == x.shape[1] and pixels_first(x).is_contiguous()
+
+
 def to_channels_last(x: Tensor) -> Tensor:
     """Convert a map [B, ..., H, W] to channels-last.
 

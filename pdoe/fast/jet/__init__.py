@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..layout import pixels_first
+from ..layout import has_channels_last_strides
 from ..modes import is_captured, is_transformed
 from .algebra import Form
 from .function import JetConv
@@ -49,12 +49,11 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
     if layer.algorithm == "dense" or not _is_ordinary(x, layer.weight):
         return False
     number = _arithmetic(x, layer.weight)
-    form = form_of(layer)
-    if number is None or x.numel() == 0 or min(map(form.size_of, x.shape[-2:])) < 1:
+    if number is None or x.numel() == 0:
         return False
     if layer.algorithm == "auto" and not pays(layer, x, number):
         return False
-    return load() is not None
+    return min(map(form_of(layer).size_of, x.shape[-2:])) >= 1 and load() is not None
 
 
 def convolve(layer: GroupConv, x: Tensor) -> Tensor:
@@ -62,10 +61,7 @@ def convolve(layer: GroupConv, x: Tensor) -> Tensor:
 
     As elsewhere, a channels-last map gives one and all else gives a contiguous one.
     """
-    planar = x.flatten(1, 2)
-    # By strides, which tell where there is but one channel or pixel.
-    last = planar.stride(1) == 1 and planar.stride(3) == planar.shape[1]
-    last = last and pixels_first(planar).is_contiguous() and layer.channels_last is not False
+    last = layer.channels_last is not False and has_channels_last_strides(x.flatten(1, 2))
     x = x.to(_arithmetic(x, layer.weight))
     return JetConv.apply(x, layer.weight, layer.bias, form_of(layer), last)
 
