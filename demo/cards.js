@@ -25,14 +25,16 @@ class Card {
     }
     this.polar = find(".polar");
     this.maps = find(".maps");
+    this.canvas = this.maps.querySelector("canvas");
+    this.painted = document.createElement("canvas");
     document.getElementById("cards").append(node);
   }
 
   showProbabilities(probabilities, angle, chosen) {
     const most = indexOfMost(probabilities);
     const [digit, share] = this.verdict.children;
-    digit.textContent = most;
-    share.textContent = percent(probabilities[most]);
+    write(digit, String(most));
+    write(share, percent(probabilities[most]));
     this.verdict.classList.toggle("false", most !== chosen);
     [...this.bars.children].forEach((bar, c) => {
       bar.style.setProperty("--p", probabilities[c].toFixed(4));
@@ -66,70 +68,70 @@ class Card {
     draw(".area", path);
     draw(".line", path);
     draw(".wrong", arcs.join(""));
-    this.polar.querySelector("h3").textContent = `Probability of ${chosen}`;
+    write(this.polar.querySelector("h3"), `Probability of ${chosen} by angle`);
     if (!known.length) return;
     const right = percent(1 - missed.length / known.length);
     const lowest = percent(Math.min(...values));
-    this.polar.querySelector("figcaption").innerHTML =
-      `Right at <b>${right}</b> of angles, lowest <b>${lowest}</b>`;
+    const caption = `Right at <b>${right}</b> of angles, lowest <b>${lowest}</b>`;
+    write(this.polar.querySelector("figcaption"), caption);
     const described = `Probability of ${chosen} against the angle: at least ${lowest}`;
     this.polar.querySelector("svg").setAttribute("aria-label", described);
   }
 
   // A channel in all its orientations around their maximum; `back`: rotated back by the angle.
-  showMaps({ order, side, values, ranking, peaks, change }, rank, angle, back) {
-    const canvas = this.maps.querySelector("canvas");
+  drawMaps({ order, side, values, ranking, peaks }, rank, angle, back) {
     const channel = ranking[Math.min(rank, ranking.length - 1)];
     const planes = Array.from({ length: order }, (_, g) => {
       const start = (channel * order + g) * side * side;
       return values.subarray(start, start + side * side);
     });
-    const turned = back ? toRadians(angle) : 0;
-    this.drawRing(canvas, planes, side, 0.9 * peaks[channel], turned);
-    canvas.setAttribute("aria-label", `Channel ${channel + 1} in ${order} orientations`);
-    this.maps.querySelector("h3").textContent = `Channel ${channel + 1} of ${ranking.length}`;
-    const changed = `Turned back, <b>${percent(change)}</b> different`;
-    this.maps.querySelector("figcaption").innerHTML = changed;
-  }
-
-  drawRing(canvas, planes, side, most, turned) {
-    const [context, size] = prepareCanvas(canvas);
+    const middle = planes[0].map((_, i) => Math.max(...planes.map((plane) => plane[i])));
     const names = ["--hue", "--soft", "--faint"];
     const [hue, soft, faint] = names.map((name) => cssColour(this.element, name));
+    paintMaps(this.painted, [middle, ...planes], side, 0.9 * peaks[channel], hue);
+    const [context, size] = prepareCanvas(this.canvas);
+    context.translate(size / 2, size / 2);
+    context.rotate(back ? toRadians(angle) : 0);
+    this.drawRing(context, size, order, soft, faint);
+  }
+
+  drawRing(context, size, order, soft, faint) {
     const small = size * 0.13; // radii of the discs
     const far = size / 2 - small - 1;
     const large = far - small - size * 0.025;
-    context.translate(size / 2, size / 2);
-    context.rotate(turned);
-    context.imageSmoothingQuality = "high";
-    const disc = (plane, [x, y], radius) => {
-      context.save();
+    const side = this.painted.height;
+    const circle = ([x, y], radius) => {
       context.beginPath();
       context.arc(x, y, radius, 0, TURN);
-      context.fillStyle = soft;
+    };
+    const disc = (number, [x, y], radius) => {
+      const target = [x - radius, y - radius, 2 * radius, 2 * radius];
+      context.save();
+      circle([x, y], radius);
       context.fill();
       context.clip();
-      const map = paintMap(plane, side, most, hue);
-      context.drawImage(map, x - radius, y - radius, 2 * radius, 2 * radius);
+      context.drawImage(this.painted, number * side, 0, side, side, ...target);
       context.restore();
     };
-    const order = planes.length;
-    disc(
-      planes[0].map((_, i) => Math.max(...planes.map((plane) => plane[i]))),
-      [0, 0],
-      large,
-    );
-    context.strokeStyle = faint;
+    Object.assign(context, { fillStyle: soft, strokeStyle: faint, imageSmoothingQuality: "high" });
     context.setLineDash([3, 4]);
     for (let place = 0; place < PLACES; place++) {
       if (order > 1 && place % (PLACES / order) === 0) continue;
-      context.beginPath();
-      context.arc(...pointAt((360 * place) / PLACES, far), small - 1, 0, TURN);
+      circle(pointAt((360 * place) / PLACES, far), small - 1);
       context.stroke();
     }
+    disc(0, [0, 0], large);
     if (order === 1) return;
     // In images that are stored transposed, orientations count clockwise.
     const step = (this.description.transposed ? -360 : 360) / order;
-    planes.forEach((plane, g) => disc(plane, pointAt(g * step, far), small));
+    for (let g = 0; g < order; g++) disc(g + 1, pointAt(g * step, far), small);
+  }
+
+  describeMaps({ order, ranking, change }, rank) {
+    const channel = ranking[Math.min(rank, ranking.length - 1)] + 1;
+    this.canvas.setAttribute("aria-label", `Channel ${channel} in ${order} orientations`);
+    write(this.maps.querySelector("h3"), `Feature maps, channel ${channel}`);
+    const changed = `Turned back, <b>${percent(change)}</b> different`;
+    write(this.maps.querySelector("figcaption"), changed);
   }
 }

@@ -15,20 +15,26 @@ function prepareCanvas(canvas) {
 
 const cssColour = (element, name) => getComputedStyle(element).getPropertyValue(name).trim();
 
-// A small canvas with one colour whose opacity is value / most.
-function paintMap(values, side, most, colour, canvas = document.createElement("canvas")) {
-  canvas.width = canvas.height = side;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(side, side);
-  const [red, green, blue] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  for (let i = 0; i < side * side; i++) {
-    image.data[4 * i] = red;
-    image.data[4 * i + 1] = green;
-    image.data[4 * i + 2] = blue;
-    image.data[4 * i + 3] = (255 * values[i]) / most; // clamped to 0..255
+// Paint maps side by side, in one colour whose opacity is value / most.
+function paintMaps(canvas, maps, side, most, colour) {
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const width = maps.length * side;
+  if (canvas.width !== width || canvas.height !== side) {
+    canvas.width = width;
+    canvas.height = side;
   }
+  const image = context.createImageData(width, side);
+  const [red, green, blue] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  maps.forEach((values, n) => {
+    for (let i = 0; i < side * side; i++) {
+      const to = 4 * (Math.floor(i / side) * width + n * side + (i % side));
+      image.data[to] = red;
+      image.data[to + 1] = green;
+      image.data[to + 2] = blue;
+      image.data[to + 3] = (255 * values[i]) / most; // clamped to 0..255
+    }
+  });
   context.putImageData(image, 0, 0);
-  return canvas;
 }
 
 const TURN = 2 * Math.PI;
@@ -41,6 +47,13 @@ const pointAt = (degrees, radius) => [
 
 // The digit as the networks get it.
 function drawDigit(context, image, colour, x, y, side) {
+  paintMaps(drawDigit.canvas, [image], SIDE, 255, colour);
   context.imageSmoothingEnabled = false;
-  context.drawImage(paintMap(image, SIDE, 255, colour), x, y, side, side);
+  context.drawImage(drawDigit.canvas, x, y, side, side);
+}
+drawDigit.canvas = document.createElement("canvas");
+
+// Write a text where it differs: an equal one would be laid out again, too.
+function write(node, html) {
+  if (node.innerHTML !== html) node.innerHTML = html;
 }

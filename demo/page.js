@@ -3,7 +3,6 @@
 
 const { model, digits, origin } = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
-const count = (number) => number.toLocaleString("en");
 const LAYERS = 6;
 const RANKS = ["strongest", ...["2nd", "3rd", "4th", "5th", "6th"].map((n) => `${n} strongest`)];
 const SPEED = 30; // degrees a second
@@ -37,7 +36,7 @@ const state = {
 const cards = model.networks.map((network) => {
   const [title, kind, style] = TITLES[network.name];
   const error = network.error.toFixed(2);
-  const facts = `${count(network.parameters)} parameters · ${error} % test error`;
+  const facts = `${network.parameters.toLocaleString("en")} parameters · ${error} % test error`;
   return new Card(network, title, kind, facts, style);
 });
 
@@ -97,17 +96,19 @@ function showFrame() {
   const [small, side] = prepareCanvas(element("small")); // on narrow screens
   if (side) drawDigit(small, frame.image, cssColour(document.body, "--ink"), 0, 0, side);
   cards.forEach((card, n) => {
+    card.drawMaps(frame.maps[n], state.rank, frame.angle, state.back);
+  });
+  // After all canvases, whose sizes and colours are read: the browser lays out once.
+  cards.forEach((card, n) => {
     card.showProbabilities(frame.probabilities[n], frame.angle, state.chosen);
-    card.showMaps(frame.maps[n], state.rank, frame.angle, state.back);
+    card.describeMaps(frame.maps[n], state.rank);
   });
 }
 
 function showCurves() {
   cards.forEach((card, n) => {
-    card.showCurve(
-      Array.from({ length: STEPS }, (_, k) => state.points[k]?.[n]),
-      state.chosen,
-    );
+    const curve = Array.from({ length: STEPS }, (_, k) => state.points[k]?.[n]);
+    card.showCurve(curve, state.chosen);
   });
 }
 
@@ -141,8 +142,10 @@ function spin(spinning) {
   let last = performance.now();
   const advance = (now) => {
     if (!state.spinning) return;
-    turnTo(state.angle + (SPEED * Math.min(now - last, 100)) / 1000);
-    last = now;
+    if (!state.waiting) {
+      turnTo(state.angle + (SPEED * Math.min(now - last, 200)) / 1000);
+      last = now;
+    }
     requestAnimationFrame(advance);
   };
   requestAnimationFrame(advance);
@@ -162,7 +165,7 @@ function takeDigit(digit, label = null) {
 function showDigits() {
   const ink = cssColour(document.body, "--ink");
   [...element("digits").children].forEach((button, i) => {
-    paintMap(digits[i].pixels, SIDE, 255, ink, button.firstChild);
+    paintMaps(button.firstChild, [digits[i].pixels], SIDE, 255, ink);
   });
 }
 
