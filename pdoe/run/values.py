@@ -20,7 +20,8 @@ from .recipe import Recipe
 
 KEYS = {  # of a resolved configuration; the keys of a model are those of its constructor
     "": {"experiment", "data", "group", "model", "recipe", "precision"},
-    "data": {"name", "source", "statistics", "validation"},  # and those of the data set itself
+    # And those of the data set itself.
+    "data": {"name", "source", "statistics", "validation", "fold"},
     "recipe.evaluate": {"every", "last", "select", "tta_angles"},
     "recipe.norm": {"eps", "momentum"},
     "recipe": {"scale", "dropout", "norm", "evaluate", "sync_bn"}

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from . import columns
 from .cells import escape_markdown
 from .columns import format_table
+from .cross_validation import collect_candidates, find_fold, render_candidates
 from .markdown import DIFFERENCES, contrast_cells, grid, read_text
 from .table import Line, contrasts
 
 PAGES = {
+    "cross_validation.md": "candidates compared by cross-validation over all training images",
     "verdicts.md": "the verdicts, their rule, intervals and published protocols",
     "overrides.md": "runs with other settings, and one recipe for all rows",
     "configurations.md": "runs of earlier configurations and on other data",
@@ -75,8 +77,10 @@ def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]
 
 def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
     """The pages of runs that were tested on held-out training images."""
-    own = [line for line in lines if line.runs]
+    own = [line for line in lines if line.runs and not find_fold(line)]
     pages = render_lists(own, [line for line in own if line.another])
+    if candidates := collect_candidates(lines):
+        pages["cross_validation.md"] = render_candidates(candidates)
     table = format_table(columns.VALIDATION, [line for line in own if not line.another])
     head = [f"# {name}, validation: runs tested on held-out training images\n", table]
     text = "\n".join([*head, read_text("validation"), read_text("marks"), list_pages(pages)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import write_whole
+from .cross_validation import candidates_csv, collect_candidates
 from .csv_files import differences_csv, statistics_csv
 from .details import complete_details, format_details
 from .pages import PAGES, render_pages, render_validation
@@ -74,6 +75,8 @@ def write_table(table: Table, folder: Path, runs: RunsFile) -> list[Line]:
     lines = table.lines(runs.runs)
     if table.held_out:
         text = render_validation(table.name, lines)
+        if candidates := collect_candidates(lines):
+            text["cross_validation.csv"] = candidates_csv(candidates)
     else:
         text = render_pages(table.name, lines, table.scale)
     write_whole(folder / "runs.csv", csv_text(runs))
