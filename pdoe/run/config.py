@@ -36,6 +36,7 @@ LATER: dict[str, Any] = {
         "label_smoothing": 0.0,
         "average": None,
         "sync_bn": False,
+        "random_frame": False,
     },
 }
 

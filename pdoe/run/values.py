@@ -14,6 +14,7 @@ from ..data import SETS
 from ..data.draws import Draw, check_source
 from ..tracking.write import MODES
 from .config import build_model
+from .frames import RandomFrame
 from .hardware import Settings, resolve_device
 from .ranks import synchronise_norms
 from .recipe import Recipe
@@ -32,6 +33,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "resume": ("exact", "any"),
     "tracking": MODES,
     "recipe.sync_bn": (True, False),
+    "recipe.random_frame": (True, False),
 }
 
 
@@ -103,6 +105,8 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
             raise
         except Exception as error:  # the constructors of layers check much, but not everything
             raise ValueError(f"the network cannot be built: {error}") from error
+    if recipe.random_frame:
+        RandomFrame(model)
     device = resolve_device(cfg.device)
     Settings.resolve(cfg, device, model, int(os.environ.get("WORLD_SIZE", 1)))
     if config["recipe"]["sync_bn"]:

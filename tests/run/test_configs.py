@@ -219,6 +219,7 @@ def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
     for key in (
         "data.validation=5",
         "data.fold=0",
+        "recipe.random_frame=true",
         "recipe.average=0.9",
         "recipe.schedule=linear",
     ):
