@@ -27,7 +27,15 @@ LATER: dict[str, Any] = {
         "draw": 0,
         "replacement": False,
     },
-    "model": {"bank_width": None},
+    "model": {
+        "bank_width": None,
+        "size": None,
+        "first_bank": None,
+        "first_size": None,
+        "dropout_kind": "elements",
+        "head_dropout": 0.0,
+        "space_pool": "mean",
+    },
     "recipe": {
         "optimizer": "adam",
         "schedule": "step",

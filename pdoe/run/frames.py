@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..banks import DERIVATIVES
 from ..layers import BankConv
-
-BANKS = ("operators", "gaussian")  # their filters exist in every frame
 
 
 class RandomFrame:
@@ -28,7 +27,7 @@ class RandomFrame:
     the frames of mirrored elements would rotate the other way, so these groups are refused.
 
     Args:
-        model: its layers with a bank of ``BANKS`` are rotated, the others stay.
+        model: its layers with a bank of ``pdoe.banks.DERIVATIVES`` are rotated, the others stay.
 
     Raises:
         ValueError: the model has no such layer, or one on a group with reflections, or one whose
@@ -37,11 +36,11 @@ class RandomFrame:
 
     def __init__(self, model: nn.Module):
         layers = [module for module in model.modules() if isinstance(module, BankConv)]
-        self.layers = [layer for layer in layers if layer.bank_kind in BANKS]
+        self.layers = [layer for layer in layers if layer.bank_kind in DERIVATIVES]
         if not self.layers:
             raise ValueError(
-                f"recipe.random_frame rotates layers of bank {' or '.join(BANKS)}, and this "
-                "network has none: set recipe.random_frame=false"
+                f"recipe.random_frame rotates layers of differential operators (bank "
+                f"{', '.join(DERIVATIVES)}), and this network has none: leave it out"
             )
         if mirrored := [layer for layer in self.layers if layer.group.reflections]:
             raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from test_protocols import data  # noqa: F401
 
 from pdoe import LiftingConv, PointGroup, filter_bank
+from pdoe.banks import DERIVATIVES
 from pdoe.models import Images, PlainCNN
 from pdoe.run.frames import RandomFrame
 from pdoe.run.training import fit
@@ -37,7 +38,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("bank", ["operators", "gaussian"])
+@pytest.mark.parametrize("bank", DERIVATIVES)
 def test_all_layers_share_one_frame_and_return_to_their_own(bank):
     model = network(bank=bank).double()
     frame = RandomFrame(model)
@@ -116,7 +117,7 @@ def test_the_average_is_one_of_weights_and_not_of_frames(data):  # noqa: F811
 
 
 def test_a_network_without_other_frames_is_refused(data):  # noqa: F811
-    with pytest.raises(ValueError, match="bank operators or gaussian, and this network has none"):
+    with pytest.raises(ValueError, match="differential operators.*this network has none"):
         RandomFrame(LiftingConv(PointGroup(4), 1, 1, "pixels"))
     with pytest.raises(ValueError, match="with offset 0 a layer on p4 has 3x3"):
         RandomFrame(network(0.0, "p4"))
