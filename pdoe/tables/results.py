@@ -10,6 +10,7 @@ from ..files import write_whole
 from .cross_validation import candidates_csv, collect_candidates
 from .csv_files import differences_csv, statistics_csv
 from .details import complete_details, format_details
+from .draws import add_draw_spread
 from .pages import PAGES, render_pages, render_validation
 from .paper import Published
 from .runs import Run, RunsFile, csv_text, merge
@@ -40,7 +41,7 @@ class Table:
         return [row.row for row in self.paper]
 
     def lines(self, runs: Sequence[Run]) -> list[Line]:
-        return table_lines(self.paper, runs, self.scale)
+        return add_draw_spread(table_lines(self.paper, runs, self.scale))
 
 
 @dataclass(frozen=True)
