@@ -55,11 +55,14 @@ def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]
     """Every page by its name; a page without content is left out."""
     rows, draws, overrides, others = select_rows(lines), [], [], []
     spread = collect_draws(lines)
+    in_sets = {
+        id(line) for one in spread.sets for line in one.lines.values() if is_other_draw(line)
+    }
     seen: set[tuple[str, str]] = set()
     for line in lines:
         key = line.paper.row, line.overrides
         if key not in seen and line.overrides:
-            if line.comparable or not is_other_draw(line):
+            if line.comparable or id(line) not in in_sets:  # else it is among the draws
                 (draws if line.comparable else overrides).append(line)
         elif key in seen:
             others.append(line)
