@@ -50,15 +50,17 @@ class BankConv(CachedKernel, Constants):
 
     @property
     def offset(self) -> float:
-        """Angle of the reference frame in radians; assigning it computes the bank anew."""
+        """Angle of the reference frame in radians; assigning it computes the bank anew, in place:
+        a recorded CUDA graph uses the new one."""
         return self._offset
 
     @offset.setter
     def offset(self, angle: float) -> None:
-        if self._make_bank(angle).shape[-1] != self.kernel_size:
+        bank = self._make_bank(angle)
+        if bank.shape[-1] != self.kernel_size:
             raise ValueError(f"offset {angle:g} needs another kernel size: make a new layer")
         self._offset = float(angle)
-        self._fill_constants()
+        self.bank.copy_(torch.from_numpy(bank))
 
     def reset_parameters(self) -> None:
         """Draw the weight from a truncated normal of variance 2 / fan_in, as the authors' code."""

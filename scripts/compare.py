@@ -20,7 +20,8 @@ files beside it are written anew. A run replaces its own earlier line alone: the
 seed and data on the same device at the same commit. Smoke runs and trials (overrides of epochs or
 of numbers of images) are not published. Curves, diagnostics and manifest of a finished run go to
 ``details/<run_id>.json``. Runs that were tested on held-out training images (``data.validation``)
-have a table of their own, ``<table>/validation/``: ``--validation``.
+have a table of their own, ``<table>/validation/``: ``--validation``. Those of a cross-validation
+(``data.fold``) are compared fold by fold in ``cross_validation.md`` there.
 
 Exit status: 0, the table is written; 1, it is written, but a row of ``--rows`` has no finished run,
 or records were skipped and not one finished run is left; 2, refused, nothing is written.

@@ -22,6 +22,7 @@ from .finite_differences import (
     rotate_operator,
     stencil,
 )
+from .fourth_order import gaussian15_bank, operator15_bank
 from .gaussian import gaussian_bank
 from .harmonics import harmonic_bank
 from .hexagon import hexagon_bank
@@ -30,6 +31,8 @@ from .ring import ring_bank
 
 __all__ = [
     "BANKS",
+    "DERIVATIVES",
+    "GAUSSIANS",
     "JET",
     "OPERATORS",
     "filter_bank",
@@ -39,17 +42,21 @@ __all__ = [
     "stencil",
 ]
 
-# Functions of group, size and offset; `gaussian` takes `bank_width`, too.
+# Functions of group, size and offset; those of a Gaussian take `bank_width`, too.
 BANKS: dict[str, Callable[..., np.ndarray]] = {
     "operators": operator_bank,
     "harmonics": harmonic_bank,
     "gaussian": gaussian_bank,
+    "operators15": operator15_bank,
+    "gaussian15": gaussian15_bank,
     "pixels": pixel_bank,
     "ring": ring_bank,
     "point": point_bank,
     "hexagon": hexagon_bank,
     "bilinear": bilinear_bank,
 }
+GAUSSIANS = ("gaussian", "gaussian15")  # banks with a `bank_width`
+DERIVATIVES = ("operators", "operators15", *GAUSSIANS)  # banks that have every frame
 
 
 def filter_bank(
@@ -65,29 +72,32 @@ def filter_bank(
     rotation or reflection that maps the pixel grid to itself moves every filter exactly. The
     module of a bank, such as :mod:`pdoe.banks.gaussian`, has formula, source and limits.
 
-    =============  =========  ==================  ==================================================
-    kind           K          k                   filters; methods
-    =============  =========  ==================  ==================================================
-    ``operators``  9          5 (3 on the grid)   differential operators by central differences;
-                                                  PDO-eConv
-    ``gaussian``   9          5, 7, 9, ...        differential operators by derivatives of a
-                                                  Gaussian; steerable PDOs
-    ``harmonics``  1, 6, 11,  1, 3, 5 (default),  circular harmonics on rings; SFCNN, regular
-                   18, ...    7, ...              fields of E2CNN
-    ``pixels``     k * k      any, by default 3   permuted pixels; CNN (p1), G-CNN (p4, p4m)
-    ``ring``       9          3                   pixels rotated in steps of 45 degrees; ORN
-    ``point``      1          1                   one pixel
-    ``hexagon``    7, 19,     3 (default), 5,     permuted points of a hexagonal lattice; HexaConv
-                   37, ...    7, ...
-    ``bilinear``   k * k      any, by default 3   pixels rotated by bilinear interpolation; RotEqNet
-    =============  =========  ==================  ==================================================
+    ===============  =========  ==================  ================================================
+    kind             K          k                   filters; methods
+    ===============  =========  ==================  ================================================
+    ``operators``    9          5 (3 on the grid)   differential operators by central differences;
+                                                    PDO-eConv
+    ``gaussian``     9          5, 7, 9, ...        differential operators by derivatives of a
+                                                    Gaussian; steerable PDOs
+    ``operators15``  15         5                   all operators up to order 4, orthonormal
+    ``gaussian15``   15         5, 7, 9, ...        the same by derivatives of a Gaussian
+    ``harmonics``    1, 6, 11,  1, 3, 5 (default),  circular harmonics on rings; SFCNN, regular
+                     18, ...    7, ...              fields of E2CNN
+    ``pixels``       k * k      any, by default 3   permuted pixels; CNN (p1), G-CNN (p4, p4m)
+    ``ring``         9          3                   pixels rotated in steps of 45 degrees; ORN
+    ``point``        1          1                   one pixel
+    ``hexagon``      7, 19,     3 (default), 5,     permuted points of a hexagonal lattice; HexaConv
+                     37, ...    7, ...
+    ``bilinear``     k * k      any, by default 3   pixels rotated bilinearly; RotEqNet
+    ===============  =========  ==================  ================================================
 
     Args:
         group: the point group.
         kind: a name of the table.
         size: k in pixels, at most 33; None for the bank's own.
         offset: angle of the reference frame in radians; the paper's code has pi/8.
-        bank_width: standard deviation of the Gaussian in pixels, for bank ``gaussian`` alone.
+        bank_width: standard deviation of the Gaussian in pixels, for banks ``gaussian`` and
+            ``gaussian15`` alone.
 
     Raises:
         TypeError: an argument of another type.
@@ -106,8 +116,8 @@ def filter_bank(
     size, offset = require_size(size), require_number("offset", offset, "a finite angle in radians")
     own = {}
     if bank_width is not None:
-        if kind != "gaussian":
-            raise ValueError(f"bank_width belongs to bank 'gaussian' alone; bank {kind!r} has None")
+        if kind not in GAUSSIANS:
+            raise ValueError(f"bank_width belongs to a bank of Gaussians; bank {kind!r} has None")
         expected = "a positive number of pixels or None"
         own["bank_width"] = require_number("bank_width", bank_width, expected)
         if bank_width <= 0:

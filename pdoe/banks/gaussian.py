@@ -91,9 +91,18 @@ def gaussian_bank(
     Rotations off the pixel grid have an error of order k - 3 in the pixel spacing, 2 for k = 5.
     """
     size, sigma = SIZE if size is None else size, SIGMA if bank_width is None else bank_width
+    check_width("gaussian", size, sigma)
+    taps = gaussian_taps(size, sigma)
+    jet = np.stack([np.outer(taps[j, ::-1], taps[i]) for i, j in JET])
+    frames = group.matrices.numpy() @ np.array(rotation(offset))
+    return np.einsum("pk,gkyx->gpyx", pixels_in_operators(), in_frames(frames, jet))
+
+
+def check_width(bank: str, size: int, sigma: float) -> None:
+    """Refuse a size without fourth derivatives, and a Gaussian that is too wide for the size."""
     if size < 5 or size % 2 == 0:
         raise ValueError(
-            "bank 'gaussian' has an odd size of at least 5 (fourth derivatives need 5 pixels), "
+            f"bank {bank!r} has an odd size of at least 5 (fourth derivatives need 5 pixels), "
             f"not {size}"
         )
     # A wider Gaussian extrapolates the polynomial beyond the pixels and soon no longer smoothes: at
@@ -106,10 +115,6 @@ def gaussian_bank(
             f"a Gaussian of bank_width {sigma:g} does not fit into {size}x{size} pixels, which "
             f"hold at most {widest:.3g}; give a smaller bank_width, or size {least}"
         )
-    taps = gaussian_taps(size, sigma)
-    jet = np.stack([np.outer(taps[j, ::-1], taps[i]) for i, j in JET])
-    frames = group.matrices.numpy() @ np.array(rotation(offset))
-    return np.einsum("pk,gkyx->gpyx", pixels_in_operators(), in_frames(frames, jet))
 
 
 def _normal_moment(order: int, sigma: Fraction) -> Fraction:

@@ -26,8 +26,9 @@ class DataSet:
     with one channel, else a tuple with a number per channel. The pixels are those of the training
     images, or of all images for ``statistics="train_test"``.
 
-    ``provenance`` is the source (see the loaders). It ends in ``, 2000 held out`` where the last
-    2,000 training images are the test images. ``sha256`` is the ``digest`` of the contents.
+    ``provenance`` is the source (see the loaders). It ends in ``, 2000 held out`` where 2,000
+    training images are the test images: the last ones, or those of the fold that it names, as in
+    ``, fold 3, 2000 held out``. ``sha256`` is the ``digest`` of the contents.
     """
 
     name: str
@@ -54,37 +55,46 @@ class DataSet:
         validation = self.validation and self.validation.without_normalisation(std)
         return replace(self, mean=numbers[0], std=numbers[1], validation=validation)
 
-    def hold_out(self, count: int, keep_test: bool = False) -> DataSet:
-        """Use the last ``count`` training images as test images, and train on the rest.
+    def hold_out(self, count: int, keep_test: bool = False, fold: int | None = None) -> DataSet:
+        """Use ``count`` training images as test images, and train on the rest.
 
-        For tuning, which must not see the test set; the provenance says so. ``mean`` and ``std``
-        are those of the images left for training, also where the whole set has those of all
-        images. With ``keep_test`` the test images stay, and the held-out images become
-        ``validation``.
+        For tuning, which must not see the test set; the provenance says so. The images are the
+        last ``count``, or with ``fold=k`` those from number ``k count`` on, so that all folds
+        together hold out every training image once. ``mean`` and ``std`` are those of the images
+        left for training, also where the whole set has those of all images. With ``keep_test``
+        the test images stay, and the held-out images become ``validation``.
 
         Raises:
-            ValueError: ``count`` leaves no training images, or the set is ``embedded``, where a
-                held-out digit would also be a training digit.
+            ValueError: ``count`` leaves no training images, the folds are not of equal size,
+                there is no such fold, or the set is ``embedded``, where a held-out digit would
+                also be a training digit.
         """
-        if type(count) is not int or not 0 < count < len(self.train_images):
+        whole = len(self.train_images)
+        if type(count) is not int or not 0 < count < whole:
             raise ValueError(
-                f"data.validation holds out between 1 and {len(self.train_images) - 1} "
+                f"data.validation holds out between 1 and {whole - 1} "
                 f"training images (0 for none), not {count!r}"
             )
+        if fold is not None:
+            _check_fold(fold, count, whole)
         if self.provenance == "embedded":
             raise ValueError(
                 "data.validation: embedded data has every digit in three images, so a held-out "
                 "image is no new digit; let PDOE_DATA name a folder with MNIST"
             )
+        first = whole - count if fold is None else fold * count
+        held_out = torch.zeros(whole, dtype=torch.bool, device=self.train_labels.device)
+        held_out[first : first + count] = True
         images, labels = self.train_images, self.train_labels
-        mean, std = channel_statistics(images[:-count].cpu().numpy())
+        mean, std = channel_statistics(images[~held_out].cpu().numpy())
+        of_fold = "" if fold is None else f", fold {fold}"
         held = replace(
             self,
-            provenance=f"{self.provenance}, {count} held out",
-            train_images=images[:-count],
-            train_labels=labels[:-count],
-            test_images=images[-count:],
-            test_labels=labels[-count:],
+            provenance=f"{self.provenance}{of_fold}, {count} held out",
+            train_images=images[~held_out],
+            train_labels=labels[~held_out],
+            test_images=images[held_out],
+            test_labels=labels[held_out],
             mean=mean,
             std=std,
         )
@@ -92,6 +102,20 @@ class DataSet:
             return held
         test = {part: getattr(self, part) for part in PARTS[2:]}
         return replace(held, provenance=self.provenance, validation=held, **test)
+
+
+def _check_fold(fold: int, count: int, whole: int) -> None:
+    """Refuse a fold that ``whole`` images do not have in parts of ``count`` images."""
+    if whole % count:
+        raise ValueError(
+            f"data.fold needs folds of equal size: data.validation={count} does not divide "
+            f"{whole} training images"
+        )
+    if type(fold) is not int or not 0 <= fold < whole // count:
+        raise ValueError(
+            f"data.fold is a number from 0 to {whole // count - 1} with data.validation={count}, "
+            f"or null for the last images, not {fold!r}"
+        )
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:

@@ -11,7 +11,7 @@ from .facts import SETS
 if TYPE_CHECKING:
     import numpy as np
 
-_PROVENANCE = re.compile(r"regenerated((?: with replacement)?, draw \d+)?")
+_PROVENANCE = re.compile(r"regenerated(?:(?P<replacement> with replacement)?, draw (?P<seed>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,18 @@ DRAWN = {
 def is_regenerated(provenance: str) -> bool:
     """Whether a provenance is that of a :class:`Draw`, whichever its keys are."""
     return _PROVENANCE.fullmatch(provenance) is not None
+
+
+def read_draw(provenance: str) -> Draw | None:
+    """The draw that a provenance names; None for other data.
+
+    >>> read_draw("regenerated with replacement, draw 3"), read_draw("original")
+    (Draw(seed=3, replacement=True), None)
+    """
+    found = _PROVENANCE.fullmatch(provenance)
+    if found is None or int(found["seed"] or 0) >= 2**32:
+        return None
+    return Draw(int(found["seed"] or 0), found["replacement"] is not None)
 
 
 def check_source(source: str, draw: Draw) -> None:

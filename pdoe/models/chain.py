@@ -23,6 +23,8 @@ class Layer(NamedTuple):
             "valid": no padding.
         pool: whether 2x2 max pooling follows.
         dropout: probability of the dropout that follows; 0: no dropout.
+        whole_fields: whether dropout has one mask for all orientations and pixels of a field.
+        filters: its own filters; None: those of the chain.
     """
 
     width: int
@@ -30,6 +32,8 @@ class Layer(NamedTuple):
     border: str = "same"
     pool: bool = False
     dropout: float = 0.0
+    whole_fields: bool = False
+    filters: Filters | None = None
 
 
 class Chain(NamedTuple):
@@ -65,7 +69,7 @@ def build_chain(
         group: the point group.
         images: the input; its ``classes`` are not used.
         layers: at least one.
-        filters: of every convolution.
+        filters: of every convolution that has none of its own.
         batch_norm: None: no batch norm.
         bias: whether the convolutions have one.
         activation: applied in place.
@@ -86,7 +90,8 @@ def build_chain(
         rest = [activation(inplace=True), *[MaxPool()] * layer.pool]
         modules += rest[::-1] if pool_first else rest
         if layer.dropout:
-            modules.append(Dropout(layer.dropout))
+            # Dropout3d drops whole channels of a 5-dimensional map.
+            modules.append((nn.Dropout3d if layer.whole_fields else Dropout)(layer.dropout))
         channels = layer.width
         side += 2 * conv.padding + 1 - conv.kernel_size
         if layer.pool:
@@ -102,7 +107,7 @@ def build_chain(
 def _build_convolution(
     first: bool, group: PointGroup, channels: int, layer: Layer, filters: Filters, bias: bool
 ) -> LiftingConv | GroupConv:
-    bank, offset, bank_width = filters
+    bank, offset, bank_width = layer.filters or filters
     conv = (LiftingConv if first else GroupConv)(
         group,
         channels,

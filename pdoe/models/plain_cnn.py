@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..banks import GAUSSIANS
 from ..equivariance.action import check_group
 from ..fast import ChannelsLast
 from ..groups import PointGroup
 from ..layers import GroupConv, GroupPool, LiftingConv
 from .chain import Chain, Layer, build_chain, check_layer_numbers
+from .pooling import SpaceMax
 from .settings import DIGITS, NORM, Filters, Images, Norm
 
 
@@ -41,7 +43,15 @@ class PlainCNN(nn.Module):
             (Cohen & Welling); "pooled": the maximum over G, the mean over space, a hidden layer
             with batch norm and ReLU, and a linear layer.
         hidden: units of the hidden layer of head "pooled".
-        dropout: probability, elementwise.
+        space_pool: "mean" or "max" over space in head "pooled".
+        head_dropout: probability of dropout after the hidden layer of head "pooled".
+        size: k of the k x k kernels; None: that of the bank.
+        first_bank: bank of the first layer; None: that of the other layers. Where one of the two
+            is a Gaussian, ``bank_width`` is that of its layers alone.
+        first_size: k of the first layer; None: ``size``, or that of ``first_bank`` where given.
+        dropout: probability of dropout after layers.
+        dropout_kind: "elements": each element of a map on its own; "fields": one mask for all
+            orientations and pixels of a field.
         dropout_after: numbers of the layers (from 1) that are followed by dropout.
         init_variance: variance of the initial weights of the equivariant layers, times their
             fan-in: 2 as in the layers, 1 as in Cohen & Welling's code. Batch norm hides the scale
@@ -72,27 +82,38 @@ class PlainCNN(nn.Module):
         dropout_after: Sequence[int] = (1, 3, 4, 5, 6),
         init_variance: float = 2.0,
         bank_width: float | None = None,
+        size: int | None = None,
+        first_bank: str | None = None,
+        first_size: int | None = None,
+        dropout_kind: str = "elements",
+        head_dropout: float = 0.0,
+        space_pool: str = "mean",
         batch_norm: Norm = NORM,
         images: Images = DIGITS,
     ):
         super().__init__()
         check_group(group)
-        if padding not in ("shrink", "same"):
-            raise ValueError(f"padding is 'shrink' or 'same', not {padding!r}")
+        _check_word("padding", padding, "shrink", "same")
+        _check_word("dropout_kind", dropout_kind, "elements", "fields")
+        _check_word("space_pool", space_pool, "mean", "max")
         if not init_variance > 0:
             raise ValueError(f"init_variance is positive, not {init_variance}")
         check_layer_numbers("pool_after", pool_after, len(widths))
         _check_head(head, hidden, group)
+        _check_pooled_options(head, space_pool, head_dropout)
+        drops = [dropout if n in dropout_after else 0.0 for n in range(1, len(widths) + 1)]
+        pools, whole = (
+            [n in pool_after for n in range(1, len(widths) + 1)],
+            dropout_kind == "fields",
+        )
         layers = [
-            Layer(
-                width,
-                border=padding,
-                pool=number in pool_after,
-                dropout=dropout if number in dropout_after else 0.0,
-            )
-            for number, width in enumerate(widths, start=1)
+            Layer(width, size, padding, pool, drop, whole)
+            for width, pool, drop in zip(widths, pools, drops, strict=True)
         ]
         filters = Filters(bank, offset, bank_width)
+        if layers and (first_bank, first_size) != (None, None):
+            first, filters = _split_filters(filters, first_bank)
+            layers[0] = layers[0]._replace(size=first_size, filters=first)
         chain = build_chain(group, images, layers, filters, batch_norm, bias)
         self.group = group
         self.images = None if head == "pooled" else images  # the other heads span the map
@@ -103,7 +124,9 @@ class PlainCNN(nn.Module):
         elif head == "group":
             self.head = _build_group_head(group, chain, images.classes, bias)
         else:
-            self.head = _build_pooled_head(chain, images.classes, hidden, batch_norm)
+            pool = SpaceMax() if space_pool == "max" else nn.AdaptiveAvgPool2d(1)
+            classes = images.classes
+            self.head = _build_pooled_head(chain, classes, hidden, batch_norm, pool, head_dropout)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, LiftingConv | GroupConv):
@@ -113,6 +136,11 @@ class PlainCNN(nn.Module):
         if self.images is not None:
             self.images.check(x)
         return self.head(self.trunk(self.layout(x)))
+
+
+def _check_word(name: str, word: str, *allowed: str) -> None:
+    if word not in allowed:
+        raise ValueError(f"{name} is {' or '.join(map(repr, allowed))}, not {word!r}")
 
 
 def _check_head(head: str, hidden: int | None, group: PointGroup) -> None:
@@ -133,6 +161,29 @@ def _check_head(head: str, hidden: int | None, group: PointGroup) -> None:
         )
 
 
+def _check_pooled_options(head: str, space_pool: str, head_dropout: float) -> None:
+    if not (isinstance(head_dropout, int | float) and 0 <= head_dropout < 1):
+        raise ValueError(f"head_dropout is at least 0 and below 1, not {head_dropout!r}")
+    if head != "pooled" and (space_pool, head_dropout) != ("mean", 0):
+        raise ValueError(
+            "space_pool and head_dropout are options of head 'pooled': found head "
+            f"{head!r}, space_pool {space_pool!r} and head_dropout {head_dropout}"
+        )
+
+
+def _split_filters(filters: Filters, first_bank: str | None) -> tuple[Filters, Filters]:
+    """The filters of the first layer and those of the others; a Gaussian alone has a width."""
+    first = filters._replace(bank=first_bank or filters.bank)
+    kinds = [one.bank in GAUSSIANS for one in (first, filters)]
+    if not any(kinds):
+        return first, filters
+    one, other = (
+        each if wide else each._replace(bank_width=None)
+        for each, wide in zip((first, filters), kinds, strict=True)
+    )
+    return one, other
+
+
 def _build_dense_head(group: PointGroup, chain: Chain, classes: int, bias: bool) -> nn.Sequential:
     conv = nn.Conv2d(chain.channels * len(group), classes, chain.side, bias=bias)
     nn.init.xavier_uniform_(conv.weight)  # as in the authors' code
@@ -148,13 +199,16 @@ def _build_group_head(group: PointGroup, chain: Chain, classes: int, bias: bool)
     return nn.Sequential(conv, GroupPool("max"), nn.Flatten())
 
 
-def _build_pooled_head(chain: Chain, classes: int, hidden: int, batch_norm: Norm) -> nn.Sequential:
+def _build_pooled_head(
+    chain: Chain, classes: int, hidden: int, batch_norm: Norm, pool: nn.Module, dropout: float
+) -> nn.Sequential:
     return nn.Sequential(
         GroupPool("max"),
-        nn.AdaptiveAvgPool2d(1),
+        pool,
         nn.Flatten(),
         nn.Linear(chain.channels, hidden),
         nn.BatchNorm1d(hidden, *batch_norm),
         nn.ReLU(inplace=True),
+        *([nn.Dropout(dropout)] if dropout else []),
         nn.Linear(hidden, classes),
     )

@@ -1,4 +1,4 @@
-"""Pooling over space that residual and harmonic networks share."""
+"""Pooling over space that several networks share."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ class MeanPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])
+
+
+class SpaceMax(nn.Module):
+    """The maximum over space, [B, C, H, W] -> [B, C, 1, 1]; equal maxima share the gradient.
+
+    The same as ``AdaptiveMaxPool2d(1)``, whose gradient is not deterministic on a GPU.
+
+    >>> import torch
+    >>> SpaceMax()(torch.ones(2, 7, 6, 6)).shape
+    torch.Size([2, 7, 1, 1])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax((-2, -1), keepdim=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..tables import runs
 from ..tables import table as tables
+from ..tables.draws import add_draw_spread
 from ..tables.paper import read_rows
 from ..tables.runs import Run
 from ..tables.table import Line
@@ -111,7 +112,7 @@ def read_table(folder: Path, results: Path) -> Table:
     name = folder.name
     problems = [problem.replace(f"{results}", name) for problem in found.problems]
     problems += [f"{name}/details/{problem}" for problem in damaged]
-    lines = tables.table_lines(paper, found.runs, "full")
+    lines = add_draw_spread(tables.table_lines(paper, found.runs, "full"))
     lines.sort(key=partial(order_naturally, [line.row for line in paper]))
     return Table(name, lines, list(found.runs), details, problems)
 

@@ -20,8 +20,22 @@ from .record import digest
 # Keys that were added after the first committed runs, with the values at which they change nothing.
 # At these values they stay out of the hash, so that the older runs keep their hash.
 LATER: dict[str, Any] = {
-    "data": {"validation": 0, "statistics": "train", "draw": 0, "replacement": False},
-    "model": {"bank_width": None},
+    "data": {
+        "validation": 0,
+        "fold": None,
+        "statistics": "train",
+        "draw": 0,
+        "replacement": False,
+    },
+    "model": {
+        "bank_width": None,
+        "size": None,
+        "first_bank": None,
+        "first_size": None,
+        "dropout_kind": "elements",
+        "head_dropout": 0.0,
+        "space_pool": "mean",
+    },
     "recipe": {
         "optimizer": "adam",
         "schedule": "step",
@@ -30,6 +44,7 @@ LATER: dict[str, Any] = {
         "label_smoothing": 0.0,
         "average": None,
         "sync_bn": False,
+        "random_frame": False,
     },
 }
 
@@ -111,6 +126,11 @@ def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
             "recipe.evaluate.select=validation selects on held-out images: set data.validation, "
             "such as data.validation=2000"
         )
+    if chosen["fold"] is not None and not held_out:
+        raise ValueError(
+            "data.fold chooses which images data.validation holds out: set both, such as "
+            "data.validation=2000 data.fold=0"
+        )
     if statistics not in (words := (*STATISTICS, "none", "whitened")):
         raise ValueError(f"data.statistics is one of {', '.join(words)}, not {statistics!r}")
     of_images = statistics if statistics in STATISTICS else "train"
@@ -118,7 +138,7 @@ def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     options = {key: chosen[key] for key in (SETS[name].keys if name in SETS else ())}
     data = load_data(name, root, chosen["source"], of_images, **options)
     if held_out != 0:
-        data = data.hold_out(held_out, keep_test=select == "validation")
+        data = data.hold_out(held_out, select == "validation", chosen["fold"])
     if statistics == "none":
         return data.without_normalisation()
     return whiten(data) if statistics == "whitened" else data

@@ -72,6 +72,8 @@ class Recipe:
             exact); "stretch" (a rotation, and a stretch by up to 15 % along each of two axes);
             "crop_flip" (a shift by up to 4 pixels and a reflection); "shift_flip" (a shift by up
             to 2 pixels, interpolated, and a reflection).
+        random_frame: rotate the frames of all layers of differential operators by one random
+            angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
         evaluate_select: the epoch whose weights are tested and remain in the model: the "last", or
             the first one with the least error on held-out images ("validation"), on the test set
@@ -96,6 +98,7 @@ class Recipe:
     label_smoothing: float = 0.0
     average: float | None = None
     augment: str = "none"
+    random_frame: bool = False
     evaluate_every: int = 10
     evaluate_last: float = 0.25
     evaluate_select: str = "last"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data.batches import epoch_batches, to_input
 from ..fast import release_graphs, replay_as_graphs
 from .checkpoints import CheckpointMismatch, current_conditions, load, save
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
+from .frames import RandomFrame
 from .limits import Limits
 from .options import Options, check
 from .progress import Display, Pace
@@ -115,6 +117,7 @@ class Training:
         self.device, self.dtype = self.images.device, number_type(self.precision)
         self.augmented = augmentation(recipe.augment, data)
         self.optimizer = make_optimizer(recipe.optimizer, model, recipe.weight_decay)
+        self.frame = RandomFrame(model) if recipe.random_frame else None
         self.averaged, self.tested = None, model
         if recipe.average is not None:
             average = moving_average(recipe.average)
@@ -224,10 +227,12 @@ class Training:
         # Every rank draws for the whole batch: the number of ranks changes nothing.
         images = self.ranks.share(self.augmented(self.images[batch], self.generator))
         labels, recipe = self.ranks.share(self.labels[batch]), self.recipe
-        loss, logits = train_step(
-            *(self.trained, self.optimizer, self._input(images), labels),
-            *(self.precision, recipe.label_smoothing, recipe.l1),
-        )
+        # Drawn after the augmentation, by every rank alike.
+        with self.frame.drawn(self.generator) if self.frame else nullcontext():
+            loss, logits = train_step(
+                *(self.trained, self.optimizer, self._input(images), labels),
+                *(self.precision, recipe.label_smoothing, recipe.l1),
+            )
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         return loss, (logits.argmax(1) != labels).sum(), len(labels)

@@ -14,13 +14,15 @@ from ..data import SETS
 from ..data.draws import Draw, check_source
 from ..tracking.write import MODES
 from .config import build_model
+from .frames import RandomFrame
 from .hardware import Settings, resolve_device
 from .ranks import synchronise_norms
 from .recipe import Recipe
 
 KEYS = {  # of a resolved configuration; the keys of a model are those of its constructor
     "": {"experiment", "data", "group", "model", "recipe", "precision"},
-    "data": {"name", "source", "statistics", "validation"},  # and those of the data set itself
+    # And those of the data set itself.
+    "data": {"name", "source", "statistics", "validation", "fold"},
     "recipe.evaluate": {"every", "last", "select", "tta_angles"},
     "recipe.norm": {"eps", "momentum"},
     "recipe": {"scale", "dropout", "norm", "evaluate", "sync_bn"}
@@ -31,6 +33,7 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "resume": ("exact", "any"),
     "tracking": MODES,
     "recipe.sync_bn": (True, False),
+    "recipe.random_frame": (True, False),
 }
 
 
@@ -102,6 +105,8 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
             raise
         except Exception as error:  # the constructors of layers check much, but not everything
             raise ValueError(f"the network cannot be built: {error}") from error
+    if recipe.random_frame:
+        RandomFrame(model)
     device = resolve_device(cfg.device)
     Settings.resolve(cfg, device, model, int(os.environ.get("WORLD_SIZE", 1)))
     if config["recipe"]["sync_bn"]:

@@ -46,6 +46,10 @@ def format_sampling(line: Line) -> str:
     return f"± {line.sampling:.3f}" if line.ours and line.scale == "full" else NONE
 
 
+def format_draw_std(line: Line) -> str:
+    return f"{line.draw_std:.3f}" if line.draw_std and line.comparable else NONE
+
+
 def format_difference(line: Line) -> str:
     if not line.ours or not line.comparable:
         return NONE
@@ -123,6 +127,7 @@ VERDICTS: tuple[Column, ...] = (
     SPREAD,
     INTERVAL,
     SAMPLING,
+    ("between draws", format_draw_std),
     ("difference ± h", format_difference),
     ("verdict", lambda line: escape_markdown(line.verdict)),
     ("best epoch, %", format_best),

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from . import columns
-from .cells import escape_markdown
+from .cells import escape_markdown, format_code
 from .columns import format_table
-from .markdown import DIFFERENCES, contrast_cells, grid, read_text
+from .cross_validation import collect_candidates, find_fold, render_candidates
+from .draws import Spread, collect_draws, is_other_draw
+from .markdown import DIFFERENCES, NONE, contrast_cells, grid, read_text
 from .table import Line, contrasts
 
 PAGES = {
+    "cross_validation.md": "candidates compared by cross-validation over all training images",
     "verdicts.md": "the verdicts, their rule, intervals and published protocols",
     "overrides.md": "runs with other settings, and one recipe for all rows",
     "configurations.md": "runs of earlier configurations and on other data",
@@ -51,23 +54,30 @@ def format_summary(lines: Sequence[Line]) -> str:
 def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]:
     """Every page by its name; a page without content is left out."""
     rows, draws, overrides, others = select_rows(lines), [], [], []
+    spread = collect_draws(lines)
+    in_sets = {
+        id(line) for one in spread.sets for line in one.lines.values() if is_other_draw(line)
+    }
     seen: set[tuple[str, str]] = set()
     for line in lines:
         key = line.paper.row, line.overrides
         if key not in seen and line.overrides:
-            (draws if line.comparable else overrides).append(line)
+            if line.comparable or id(line) not in in_sets:  # else it is among the draws
+                (draws if line.comparable else overrides).append(line)
         elif key in seen:
             others.append(line)
         seen.add(key)
     pages = {}
     if scale == "full":
-        pages["verdicts.md"] = render_verdicts(rows, draws)
+        pages["verdicts.md"] = render_verdicts(rows, draws, spread)
     if overrides:
         pages["overrides.md"] = render_overrides(lines, overrides)
     pages |= render_lists(lines, others)
     head = [f"# {name}: the published table and ours\n"]
     head += [read_text("smoke")] if scale != "full" else [f"**{format_summary(lines)}**\n"]
-    head += [format_table(columns.MAIN, rows), read_text("table"), read_text("marks")]
+    head += [format_table(columns.MAIN, rows), read_text("table")]
+    head += [f"{note}\n"] if (note := describe_spread(spread)) else []
+    head += [read_text("marks")]
     return {"table.md": "\n".join([*head, list_pages(pages)])} | {
         page: f"# {name}: {PAGES[page]}\n\n{text}" for page, text in pages.items()
     }
@@ -75,8 +85,10 @@ def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]
 
 def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
     """The pages of runs that were tested on held-out training images."""
-    own = [line for line in lines if line.runs]
+    own = [line for line in lines if line.runs and not find_fold(line)]
     pages = render_lists(own, [line for line in own if line.another])
+    if candidates := collect_candidates(lines):
+        pages["cross_validation.md"] = render_candidates(candidates)
     table = format_table(columns.VALIDATION, [line for line in own if not line.another])
     head = [f"# {name}, validation: runs tested on held-out training images\n", table]
     text = "\n".join([*head, read_text("validation"), read_text("marks"), list_pages(pages)])
@@ -85,12 +97,40 @@ def render_validation(name: str, lines: Sequence[Line]) -> dict[str, str]:
     }
 
 
-def render_verdicts(rows: Sequence[Line], draws: Sequence[Line]) -> str:
+def render_verdicts(rows: Sequence[Line], draws: Sequence[Line], spread: Spread) -> str:
     """The page of verdicts: a line for each row, then one for each other draw of its data."""
     run = [line for line in (*rows, *draws) if line.ours]
     table = [format_table(columns.VERDICTS, run)] if run else []
     protocols = format_table(columns.PROTOCOLS, [line for line in rows if line.paper.flags])
-    return "\n".join([*table, read_text("rule"), read_text("verdicts"), protocols])
+    parts = [*table, read_text("rule"), read_text("verdicts"), protocols]
+    if spread.sets:
+        parts += ["## Draws of the data\n", format_draws(spread), read_text("draws")]
+    return "\n".join(parts)
+
+
+def describe_spread(spread: Spread) -> str:
+    """One sentence for the table: the standard deviations between draws; empty without any."""
+    rows = dict.fromkeys(one.row for one in spread.measured)
+    stds = ", ".join(f"{spread.variance_of(row) ** 0.5:.3f} (`{row}`)" for row in rows)
+    text = f"Between draws of the data the error has a standard deviation of {stds} beyond that"
+    return f"{text} of seeds and test images; it is a part of h." if rows else ""
+
+
+def format_draws(spread: Spread) -> str:
+    """A line for each set of draws: their mean, and what their spread consists of."""
+    cells = []
+    for one in spread.sets:
+        between = NONE if one.between is None else f"{one.between**0.5:.3f}"
+        cells.append(
+            [f"`{one.row}`", "with" if one.replacement else "without",
+             ", ".join(map(str, one.lines)), f"{one.mean:.3f} ± {one.std:.3f}",
+             NONE if one.seed_variance is None else f"{one.seeds**0.5:.3f}",
+             f"{one.sampling**0.5:.3f}", between,
+             format_code(one.settings) if one.settings else NONE]
+        )  # fmt: skip
+    header = ["experiment", "replacement", "draws", "error, %", "seeds", "sampling",
+              "between draws", "settings"]  # fmt: skip
+    return grid(header, cells, ragged=True)
 
 
 def render_overrides(lines: Sequence[Line], overrides: Sequence[Line]) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import write_whole
+from .cross_validation import candidates_csv, collect_candidates
 from .csv_files import differences_csv, statistics_csv
 from .details import complete_details, format_details
+from .draws import add_draw_spread
 from .pages import PAGES, render_pages, render_validation
 from .paper import Published
 from .runs import Run, RunsFile, csv_text, merge
@@ -39,7 +41,7 @@ class Table:
         return [row.row for row in self.paper]
 
     def lines(self, runs: Sequence[Run]) -> list[Line]:
-        return table_lines(self.paper, runs, self.scale)
+        return add_draw_spread(table_lines(self.paper, runs, self.scale))
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def write_table(table: Table, folder: Path, runs: RunsFile) -> list[Line]:
     lines = table.lines(runs.runs)
     if table.held_out:
         text = render_validation(table.name, lines)
+        if candidates := collect_candidates(lines):
+            text["cross_validation.csv"] = candidates_csv(candidates)
     else:
         text = render_pages(table.name, lines, table.scale)
     write_whole(folder / "runs.csv", csv_text(runs))

@@ -37,6 +37,8 @@ class Line:
         another: empty for the newest configuration of these overrides and this provenance; the
             configuration's hash for an older one, or one at another precision.
         common: of a row's first line, the row's runs with the common recipe.
+        draw_std: standard deviation of the error between draws of regenerated data, beyond that
+            of seeds and test images; 0 where it was not measured.
     """
 
     paper: Published
@@ -46,6 +48,7 @@ class Line:
     scale: str = "full"
     another: str = ""
     common: Line | None = None
+    draw_std: float = 0.0
 
     @cached_property
     def finished(self) -> list[Run]:
@@ -108,7 +111,8 @@ class Line:
             sampling_variance(error, self.test_images)
             for error in (self.ours.mean, float(self.paper.error))
         )
-        return math.hypot(self.ours.half_width or 0, NORMAL * math.sqrt(both))
+        draws = 2 * self.draw_std**2  # the published figure has a draw of its own
+        return math.hypot(self.ours.half_width or 0, NORMAL * math.sqrt(both + draws))
 
     @cached_property
     def judgement(self) -> tuple[str, list[str]]:

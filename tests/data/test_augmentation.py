@@ -179,6 +179,30 @@ def test_held_out_images_are_the_last_of_the_training_set_and_nothing_else():
             data.hold_out(count)
 
 
+def test_folds_hold_out_every_training_image_once():
+    images = torch.arange(12, dtype=torch.uint8).reshape(12, 1, 1, 1)
+    data = DataSet(
+        "d", "original", "0", images, images.flatten().long(), 20 + images, images, 1, 1, 12
+    )
+    folds = [data.hold_out(4, fold=fold) for fold in range(3)]
+    for number, fold in enumerate(folds):
+        held_out = [*range(4 * number, 4 * number + 4)]
+        left = [image for image in range(12) if image not in held_out]
+        assert fold.test_images.flatten().tolist() == fold.test_labels.tolist() == held_out
+        assert fold.train_images.flatten().tolist() == fold.train_labels.tolist() == left
+        assert fold.mean == pytest.approx(sum(left) / 8 / 256)
+        assert fold.provenance == f"original, fold {number}, 4 held out"
+    assert torch.equal(folds[2].train_images, data.hold_out(4).train_images)
+    kept = data.hold_out(4, keep_test=True, fold=1)
+    assert torch.equal(kept.test_images, data.test_images)
+    assert kept.validation.test_images.flatten().tolist() == [4, 5, 6, 7]
+    for wrong in (3, -1, True, "0"):
+        with pytest.raises(ValueError, match=f"from 0 to 2 with.*not {wrong!r}"):
+            data.hold_out(4, fold=wrong)
+    with pytest.raises(ValueError, match="validation=5 does not divide 12"):
+        data.hold_out(5, fold=0)
+
+
 def test_rotation_refuses_shapes_it_does_not_know():
     with pytest.raises(ValueError, match="images"):
         rotate(torch.zeros(2, 3, 3), torch.zeros(2))

@@ -216,7 +216,13 @@ def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
         committed = {line["config_hash"] for line in csv.DictReader(file) if not line["overrides"]}
     plain = config(f"experiment={name}", "precision=fp32")
     assert digest(select_hashed(plain)) in committed
-    for key in ("data.validation=5", "recipe.average=0.9", "recipe.schedule=linear"):
+    for key in (
+        "data.validation=5",
+        "data.fold=0",
+        "recipe.random_frame=true",
+        "recipe.average=0.9",
+        "recipe.schedule=linear",
+    ):
         other = config(f"experiment={name}", "precision=fp32", key)
         assert digest(select_hashed(other)) != digest(select_hashed(plain))
 

@@ -241,6 +241,7 @@ def _coefficients(group: PointGroup, pixels: np.ndarray) -> np.ndarray:
     return result.reshape(copies, copies, n, 9 * len(group), -1)
 
 
+@lru_cache(maxsize=32)
 def _blocks(n: int) -> tuple[tuple[tuple[Slot, ...], ...], list[tuple[int, int, float, bool]]]:
     """The slots of every output frequency, and of every number its (frequency, operator, scale,
     whether it is an imaginary part)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -95,7 +95,8 @@ def _run(
     def address(tensor: Tensor | None) -> int | None:
         return None if tensor is None else tensor.data_ptr()
 
-    arguments, tables = _constant_arguments(form)  # the call points into the tables
+    # The tables are the same for every offset. The call points into them.
+    arguments, tables = _constant_arguments(replace(form, offset=0.0))
     call = JetCall(
         **arguments,
         batch=len(rows), inputs=numbers.shape[1], outputs=outputs,
