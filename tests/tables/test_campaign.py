@@ -25,8 +25,8 @@ mnistrot_orn8,,,0,30,
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The two scripts; what they composed and counted stays for the other tests."""
-    names = ("campaign", "equal_cost")
+    """The scripts; what they composed and counted stays for the other tests."""
+    names = ("campaign", "equal_cost_networks", "equal_cost_page")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts"))
         yield [importlib.import_module(name) for name in names]
@@ -214,7 +214,7 @@ def test_every_run_of_a_list_can_be_composed_and_is_listed_once(campaign, name):
 
 def test_the_widened_networks_cost_what_pdo_econv_costs(scripts):
     """Within 1 %: as dense convolutions, in the jet form, and equal in parameters within 2 %."""
-    _, equal = scripts
+    _, equal, _ = scripts
     pdo, plain, jet, dense = (equal.count_cost("cifar10", network) for network in equal.NETWORKS)
     assert plain.parameters == pytest.approx(pdo.parameters, rel=0.02)
     assert jet.dense == pytest.approx(pdo.jet, rel=0.01)
@@ -226,7 +226,7 @@ def test_the_jet_form_is_counted_as_its_page_says(scripts):
     """Two fields of p6 to three on 5x5 pixels: 130 products for a pair, 36 for a transform."""
     from pdoe import GroupConv, PointGroup
 
-    _, equal = scripts
+    _, equal, _ = scripts
     layer = GroupConv(PointGroup(6), 2, 3)
     dense = 25 * (12 * 18 * 25)
     assert equal.count_jet(layer, dense) == 25 * (130 * 6 + 36 * 5)
@@ -236,7 +236,7 @@ def test_the_jet_form_is_counted_as_its_page_says(scripts):
 
 
 def test_the_lists_hold_the_runs_that_the_page_shows(scripts):
-    campaign, equal = scripts
+    campaign, equal, _ = scripts
     lists = (ROOT / "experiments" / "cifar" / f"{name}.csv" for name in ("equal_cost", "fractions"))
     cells = [entry.cell for path in lists for entry in campaign.read_list(path, "outputs")]
     listed = {(cell.experiment, ",".join(cell.overrides)) for cell in cells}
@@ -245,17 +245,54 @@ def test_the_lists_hold_the_runs_that_the_page_shows(scripts):
     assert shown == listed
 
 
+def test_few_images_have_the_cycle_of_all_images_over_other_epochs(scripts):
+    _, equal, _ = scripts
+    compose = equal.compose_config
+    recipes = {
+        images: compose("experiment=cifar10_resnet_26", f"recipe={name}")["recipe"]
+        for images, name in equal.FRACTIONS.items()
+    }
+    whole = recipes[50_000]
+    own = {"train_images", "epochs", "learning_rate", "batch_size", "evaluate"}
+    for images, recipe in recipes.items():
+        assert recipe["train_images"] == (None if images == 50_000 else images)
+        assert images // recipe["batch_size"] * recipe["batch_size"] > 0.9 * images
+        longer = recipe["epochs"] / whole["epochs"]
+        cycle = [[epoch * longer, rate] for epoch, rate in whole["learning_rate"]]
+        assert sum(recipe["learning_rate"], []) == pytest.approx(sum(cycle, []))
+        assert {k: v for k, v in recipe.items() if k not in own} == {
+            k: v for k, v in whole.items() if k not in own
+        }
+
+
+def test_errors_are_those_of_the_published_runs(scripts, tmp_path):
+    _, equal, _ = scripts
+    folder = ROOT / "experiments" / "cifar"
+    header, *lines = (ROOT / "results" / "cifar" / "runs.csv").read_text("utf-8").splitlines()
+    lines = [line.replace("cifar_short", "cifar_fast") for line in lines if "cifar_short" in line]
+    (tmp_path / "runs.csv").write_text("\n".join([header, *lines]) + "\n", "utf-8")
+    found = {
+        (row["network"], row["train_images"]): sorted(row["errors"])
+        for row in equal.collect(equal.read_results(folder, tmp_path))
+        if row["data"] == "cifar10" and row["errors"]
+    }
+    assert found == {
+        ("PDO-eConv p6", 50_000): [8.77, 9.02],
+        ("ResNet, equal parameters", 50_000): [11.39, 11.46],
+    }
+
+
 def test_a_page_shows_the_runs_there_are(scripts, tmp_path):
-    _, equal = scripts
+    _, equal, pages = scripts
     page, rows = tmp_path / "page.md", equal.collect({})
     marks = "<!-- table:{} --><!-- /table -->\n"
-    page.write_text(marks.format("equal_cost") + marks.format("few_images"), "utf-8")
-    equal.write_page(rows, page, tmp_path)
+    page.write_text("".join(map(marks.format, ("recipes", "equal_cost", "few_images"))), "utf-8")
+    pages.write_page(rows, page, tmp_path)
     assert "not run" in page.read_text("utf-8") and not (tmp_path / "figures").exists()
     for row in rows:
         if (row["data"], row["network"]) == ("cifar10", "PDO-eConv p6"):
             row |= {"errors": [6.0, 7.0], "n": 2, "mean": 6.5, "std": 0.5, "low": 6.0, "high": 7.0}
-    equal.write_page(rows, page, tmp_path)
+    pages.write_page(rows, page, tmp_path)
     text = page.read_text("utf-8")
     assert text.count("6.50 ± 0.50 (n = 2)") == 4 and text.count(".svg)") == 2
     for name in ("equal-cost", "few-images"):
