@@ -11,6 +11,10 @@ SEEDS ?= 0
 GROUPS ?=
 DATA ?= mnist_rot
 SCALE ?= full
+LIMIT ?= 9m
+LIST ?= experiments/cifar/campaign.csv
+ONLY ?= *
+OUTPUTS ?= outputs
 PRECISION ?= fp32
 MODE ?= eager
 JOBS ?= 2
@@ -19,7 +23,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar sweep-groups compare report demo view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar campaign sweep-groups compare report demo view benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +63,10 @@ reproduce-mnistrot: env ## train rows of the MNIST-rot table and compare: ROWS=a
 
 reproduce-cifar: env ## the same for CIFAR; RECIPE=cifar_short instead of the paper's 300 epochs
 	$(RUN) scripts/reproduce.py cifar --rows "$(or $(ROWS),$(CIFAR_ROWS))" --seeds "$(SEEDS)" --scale "$(SCALE)" --recipe "$(RECIPE)"
+
+campaign: env ## train a list of runs in order of value, the same command goes on: LIMIT=9m LIST=runs.csv ONLY='*p6_26' PUBLISH=1
+	$(RUN) scripts/campaign.py --limit "$(LIMIT)" --list "$(LIST)" --only "$(ONLY)" --outputs "$(OUTPUTS)" \
+		$(if $(PUBLISH),--publish)
 
 sweep-groups: env ## train one MNIST-rot network with eight groups, none of more parameters than p8: GROUPS=p1,p8 SEEDS=0,1,2
 	$(RUN) scripts/sweep_groups.py --seeds "$(SEEDS)" $(if $(GROUPS),--groups "$(GROUPS)")

@@ -74,17 +74,20 @@ class Cell:
     overrides: tuple[str, ...]
     seed: int
     scale: str = "full"
+    outputs: str = "outputs"
 
     @property
     def command(self) -> list[str]:
         smoke = ["recipe=smoke", "restart=true"] if self.scale == "smoke" else []
-        return [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}", *smoke]
+        folder = [f"outputs={self.outputs}"] if self.outputs != "outputs" else []
+        chosen = [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}"]
+        return [*chosen, *smoke, *folder]
 
     def record(self) -> dict[str, Any]:
         """Its record so far; empty if there is none, or none that can be read."""
         where = self.experiment, sorted(self.overrides), self.seed, self.scale
         try:
-            return RunFolder(run_folder(ROOT / "outputs", *where)).read_result() or {}
+            return RunFolder(run_folder(ROOT / self.outputs, *where)).read_result() or {}
         except RecordError:
             return {}
 

@@ -112,6 +112,30 @@ def crop_flip(
     return padded.flatten(2).gather(2, indices).view(images.shape)
 
 
+def mirror(images: Tensor, flips: Tensor) -> Tensor:
+    """Mirror the images of ``[B, C, H, W]`` whose ``flips``, bool ``[B]``, are true, left to right.
+
+    Both lie on one device, and the host does not wait for them.
+    """
+    if images.ndim != 4 or flips.shape != images.shape[:1]:
+        raise ValueError(
+            f"expected images [B, C, H, W] and flips [B], got {list(images.shape)} "
+            f"and {list(flips.shape)}"
+        )
+    return torch.where(flips[:, None, None, None], images.flip(3), images)
+
+
+def alternating_flips(count: int, seed: int) -> Tensor:
+    """Return which of ``count`` images are mirrored in even epochs; the others are in odd epochs.
+
+    bool ``[count]``, a fair coin for each image, fixed by ``seed``. Of two epochs in a row an image
+    is thus mirrored in exactly one (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
+    2024). The coins depend on nothing else, so a resumed run has the same.
+    """
+    generator = Generator().manual_seed(seed + 2**31)  # not the numbers of the epochs' order
+    return torch.randint(2, (count,), generator=generator).bool()
+
+
 def random_shift_flip(images: Tensor, generator: Generator, reach: float = 2.0) -> Tensor:
     """Shift ``[B, C, H, W]`` by up to ``reach`` pixels, in fractions, and mirror half of them.
 

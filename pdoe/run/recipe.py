@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adadelta, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..data import DataSet
 from ..data.augmentation import (
+    alternating_flips,
+    mirror,
     random_crop_flip,
     random_quarter_turns,
     random_rotation,
@@ -29,8 +31,12 @@ AUGMENTATIONS = {
     "stretch": random_stretch,
     "quarter_turns": random_quarter_turns,
     "crop_flip": random_crop_flip,
+    "crop_altflip": partial(random_crop_flip, flip=False),  # mirrored before
     "shift_flip": random_shift_flip,
 }
+# Images [B, C, H, W], the run's generator, the indices [B] of the images in the training set, and
+# the epoch (from 0) -> images.
+Augment = Callable[[Tensor, Generator, Tensor, int], Tensor]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
     "sgd": partial(SGD, momentum=0.9, nesterov=True),
@@ -39,15 +45,24 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def augmentation(name: str, data: DataSet) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """Return the augmentation of a batch of training images, uint8 [B, C, H, W].
+def augmentation(name: str, data: DataSet, seed: int = 0) -> Augment:
+    """Return the augmentation of a batch of training images.
 
-    Crops are padded with the mean, which normalisation maps to 0, as in the authors' code.
+    Crops are padded with the mean, which normalisation maps to 0, as in the authors' code. The
+    seed fixes what belongs to an image in all epochs: the coins of alternating flips.
     """
-    if name != "crop_flip":
-        return AUGMENTATIONS[name]
-    means = data.mean if isinstance(data.mean, tuple) else (data.mean,)
-    return partial(random_crop_flip, fill=tuple(256 * mean for mean in means))
+    augment = AUGMENTATIONS[name]
+    if name.startswith("crop_"):
+        means = data.mean if isinstance(data.mean, tuple) else (data.mean,)
+        augment = partial(augment, fill=tuple(256 * mean for mean in means))
+    if name != "crop_altflip":
+        return lambda images, generator, indices, epoch: augment(images, generator)
+    coins = alternating_flips(len(data.train_images), seed).to(data.train_images.device)
+
+    def alternate(images: Tensor, generator: Generator, indices: Tensor, epoch: int) -> Tensor:
+        return augment(mirror(images, coins[indices] ^ bool(epoch % 2)), generator)
+
+    return alternate
 
 
 SELECT = ("last", "validation", "test_best", "train_best")
@@ -70,8 +85,10 @@ class Recipe:
         augment: "none"; "rotation" (by a random angle for every image, bilinear) or
             "rotation_nearest" (nearest neighbour); "quarter_turns" (by a multiple of 90 degrees,
             exact); "stretch" (a rotation, and a stretch by up to 15 % along each of two axes);
-            "crop_flip" (a shift by up to 4 pixels and a reflection); "shift_flip" (a shift by up
-            to 2 pixels, interpolated, and a reflection).
+            "crop_flip" (a shift by up to 4 pixels and a reflection); "crop_altflip" (the same
+            shift; each image is mirrored every other epoch, see
+            :func:`pdoe.data.augmentation.alternating_flips`); "shift_flip" (a shift by up to 2
+            pixels, interpolated, and a reflection).
         random_frame: rotate the frames of all layers of differential operators by one random
             angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.
         evaluate_every, evaluate_last: see :func:`is_evaluated`.

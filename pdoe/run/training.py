@@ -115,7 +115,7 @@ class Training:
         self.labels = data.train_labels[: recipe.train_images]
         self.steps = len(self.images) // recipe.batch_size
         self.device, self.dtype = self.images.device, number_type(self.precision)
-        self.augmented = augmentation(recipe.augment, data)
+        self.augmented = augmentation(recipe.augment, data, self.options.seed)
         self.optimizer = make_optimizer(recipe.optimizer, model, recipe.weight_decay)
         self.frame = RandomFrame(model) if recipe.random_frame else None
         self.averaged, self.tested = None, model
@@ -225,7 +225,8 @@ class Training:
         for part in self.optimizer.param_groups:
             part["lr"] = self.recipe.rate_at(epoch)
         # Every rank draws for the whole batch: the number of ranks changes nothing.
-        images = self.ranks.share(self.augmented(self.images[batch], self.generator))
+        drawn = self.images[batch], self.generator, batch, self.progress.epoch
+        images = self.ranks.share(self.augmented(*drawn))
         labels, recipe = self.ranks.share(self.labels[batch]), self.recipe
         # Drawn after the augmentation, by every rank alike.
         with self.frame.drawn(self.generator) if self.frame else nullcontext():

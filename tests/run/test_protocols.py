@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pdoe.data import DataSet
-from pdoe.data.augmentation import random_rotation, random_shift_flip, rotate
+from pdoe.data.augmentation import crop_flip, mirror, random_rotation, random_shift_flip, rotate
 from pdoe.data.batches import to_input
 from pdoe.data.whitening import whiten
 from pdoe.run.config import fill_neutral, load_configured_data, select_hashed
@@ -201,6 +201,37 @@ def test_shifts_are_small_and_flips_are_half_of_them():
     assert torch.equal(moved, again)
 
 
+def test_alternating_flips_mirror_an_image_in_every_other_epoch():
+    """The shifts are the same with the same generator, so that flips are all that differs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(1, 256, (400, 3, 5, 6), generator=generator).to(torch.uint8)
+    labels = torch.zeros(400, dtype=torch.int64)
+    stats = ((0.1,) * 3, (0.2,) * 3, 10)
+    data = DataSet("toy", "made up", "0", images, labels, images[:9], labels[:9], *stats)
+    batch = torch.randperm(400, generator=generator)[:300]
+
+    def seen(epoch, indices=batch, seed=0):
+        augment = augmentation("crop_altflip", data, seed)
+        return augment(images[indices], torch.Generator().manual_seed(1), indices, epoch)
+
+    shifts = torch.randint(9, (300, 2), generator=torch.Generator().manual_seed(1))
+    never = torch.zeros(300, dtype=torch.bool)
+    plain, mirrored = (
+        crop_flip(shown, shifts, never, 4, (25.6,) * 3)
+        for shown in (images[batch], images[batch].flip(3))
+    )
+    is_mirrored = (seen(0) == mirrored).flatten(1).all(1)
+    assert torch.equal(seen(0)[~is_mirrored], plain[~is_mirrored])
+    assert torch.equal(seen(1)[is_mirrored], plain[is_mirrored])
+    assert torch.equal(seen(1)[~is_mirrored], mirrored[~is_mirrored])
+    assert torch.equal(seen(2), seen(0)) and not torch.equal(seen(0, seed=1), seen(0))
+    assert 110 < is_mirrored.sum() < 190
+    # The coin is the image's, not that of its place in the batch.
+    back = batch.flip(0)
+    shown = mirror(images[back], is_mirrored.flip(0))
+    assert torch.equal(seen(0, back), crop_flip(shown, shifts, never, 4, (25.6,) * 3))
+
+
 def test_whitened_training_images_are_uncorrelated():
     generator = torch.Generator().manual_seed(0)
     smooth = torch.rand(600, 3, 4, 4, generator=generator).cumsum(3)
@@ -219,7 +250,8 @@ def test_whitened_training_images_are_uncorrelated():
     # What is tested goes through the same map, which the training images alone determine.
     for other in (data.test_images, data.validation.test_images):
         assert len(other) == 100 and 0.5 < other.std() < 2
-    augmented = augmentation("crop_flip", data)(data.train_images[:4], generator)
+    indices = torch.arange(4)
+    augmented = augmentation("crop_flip", data)(data.train_images[:4], generator, indices, 0)
     assert augmented.isfinite().all()
 
 

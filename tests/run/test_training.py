@@ -114,6 +114,10 @@ def in_slices(data, folder, slices=range(200), **settings):
         {"augment": "rotation", "optimizer": "sgd"},
         {"augment": "quarter_turns", "average": 0.9, "schedule": "linear"},
         {"augment": "crop_flip"},
+        {
+            **{"augment": "crop_altflip", "optimizer": "sgd", "schedule": "linear"},
+            **{"average": 0.9, "label_smoothing": 0.1, "weight_decay": 0.01},
+        },
     ],
 )
 def test_resuming_at_any_step_equals_no_interruption_bit_for_bit(data, tmp_path, settings):
