@@ -26,11 +26,17 @@ A single map of 8x8 without gradients, whose weights are transformed for 64 pixe
 fields (64), p4m 0.90 with 8 (64) and 1.08 with 16 (128), p2m 0.88 with 32 (128). With a stride of 2
 the gradient is computed at all pixels, with zeros between: p8 1.09 with 7 fields (56), 1.47 with 11
 (88), in bfloat16 0.86 and 1.25; with a stride of 3 from 11 to 23 fields 0.89.
+
+With AMX, the matrix unit of an Intel Xeon (Sapphire Rapids, one core), the dense convolution in
+bfloat16 is up to five times as fast as in float32, and dense / jet is below 1 for most layers: they
+stay dense. In float32 the bounds above hold: p8 1.39 with 5 fields (40), p12 1.17 with 3 (36), p16
+1.10 with 3 (48), p6 1.36 with 6 (36), p4 1.45 with 9 (36), p2 1.31 with 18 (36), p6m 1.51 with 3.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,9 +70,18 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
     group, fields = layer.group, min(layer.in_channels, layer.out_channels)
     if number not in LEAST or not may_pay(layer):
         return False
+    if number == torch.bfloat16 and convolves_by_amx():
+        return False
     if number == torch.bfloat16 and fields * (1 + group.reflections) < LEAST_FIELDS:
         return False
     least = LEAST[number] * layer.stride
     if x.shape[0] * math.prod(x.shape[-2:]) < FEW_PIXELS and not torch.is_grad_enabled():
         least = max(least, LEAST_FOR_FEW_PIXELS[group.reflections])
     return fields * len(group) >= least
+
+
+def convolves_by_amx() -> bool:
+    """Whether oneDNN, which computes the dense convolution, may use AMX for bfloat16."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    allowed = limit.upper() in ("ALL", "DEFAULT") or "AMX" in limit.upper()
+    return allowed and torch.cpu._is_amx_tile_supported()
