@@ -294,7 +294,7 @@ class Run:
                 "torch": str(torch.__version__),  # a plain string, or the state would not load
                 "compile": self.settings.compile,
                 "channels_last": self.settings.channels_last,
-                "jet": self.jet or None,
+                "jet": jet.arithmetic() if self.jet else None,
                 "configuration": self.record["config_hash"],
                 "seed": self.cfg.seed,
                 "data": self.data.sha256[:12],

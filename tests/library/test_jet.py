@@ -11,7 +11,7 @@ from torch import nn
 
 from pdoe import GroupConv, PointGroup
 from pdoe.fast import jet
-from pdoe.fast.jet import function, library
+from pdoe.fast.jet import function, library, rule
 from pdoe.fast.jet.algebra import algebra
 from pdoe.fast.jet.reference import reference
 from pdoe.fast.layout import is_channels_last, to_channels_last
@@ -294,6 +294,39 @@ def test_in_64_bits_auto_is_dense():
     layer = layer_of("p8", 16, 16)
     x = map_of(layer)
     assert torch.equal(by("auto", layer, x)[0], by("dense", layer, x)[0])
+
+
+@pytest.mark.parametrize(
+    "limit, allowed",
+    [("", True), ("all", True), ("AVX512_CORE_AMX_FP16", True), ("AVX512_CORE_BF16", False)],
+)
+def test_amx_can_be_turned_off(limit, allowed, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert library.convolves_by_amx.__wrapped__() == allowed
+    monkeypatch.setattr(library, "convolves_by_amx", lambda: allowed)
+    monkeypatch.setattr(library, "has_bf16_products", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    assert library.has_amx_products.__wrapped__() == allowed
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: False)  # the system refuses it
+    assert not library.has_amx_products.__wrapped__()
+
+
+def test_where_the_dense_layer_has_amx_small_layers_stay_dense_in_16_bits(monkeypatch):
+    def chosen(fields, amx, own):
+        monkeypatch.setattr(rule, "convolves_by_amx", lambda: amx)
+        monkeypatch.setattr(rule, "has_amx_products", lambda: own)
+        layer = layer_of("p8", fields, fields, torch.float32)
+        x = map_of(layer, (16, 16))
+        return [rule.pays(layer, x, number) for number in (torch.float32, torch.bfloat16)]
+
+    assert chosen(8, False, False) == [True, True]
+    assert chosen(8, True, True) == [True, False]
+    assert chosen(16, True, True) == [True, True]
+    assert chosen(16, True, False) == [True, False]
+    with torch.no_grad():
+        assert chosen(16, True, True) == [True, False]
+        assert chosen(24, True, True) == [True, True]
 
 
 def test_captured_and_transformed_layers_are_dense(compiled, monkeypatch):

@@ -16,7 +16,7 @@ from ..layout import has_channels_last_strides
 from ..modes import is_captured, is_transformed
 from .algebra import Form
 from .function import JetConv
-from .library import load
+from .library import has_amx_products, load
 from .rule import may_pay, pays
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ def is_used(model: nn.Module) -> bool:
         )
         and load() is not None
     )
+
+
+def arithmetic() -> bool | str:
+    """What a run's conditions call the products of the jet form: True, or "amx"."""
+    return "amx" if has_amx_products() else True
 
 
 def form_of(layer: GroupConv) -> Form:
