@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..layout import has_channels_last_strides
-from ..modes import is_captured, is_transformed
+from ..modes import is_captured, is_compiled, is_transformed
 from .algebra import Form
 from .function import JetConv
 from .library import load
+from .operators import call_operator
 from .rule import may_pay, pays
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
         return False
     if layer.algorithm == "auto" and not pays(layer, x, number):
         return False
-    return min(map(form_of(layer).size_of, x.shape[-2:])) >= 1 and load() is not None
+    return min(map(form_of(layer).size_of, x.shape[-2:])) >= 1 and _is_built()
 
 
 def convolve(layer: GroupConv, x: Tensor) -> Tensor:
@@ -63,6 +64,8 @@ def convolve(layer: GroupConv, x: Tensor) -> Tensor:
     """
     last = layer.channels_last is not False and has_channels_last_strides(x.flatten(1, 2))
     x = x.to(_arithmetic(x, layer.weight))
+    if is_compiled():
+        return call_operator(x, layer.weight, layer.bias, form_of(layer), last)
     return JetConv.apply(x, layer.weight, layer.bias, form_of(layer), last)
 
 
@@ -76,7 +79,7 @@ def is_used(model: nn.Module) -> bool:
             for module in model.modules()
             if isinstance(module, GroupConv) and module.weight.device.type == "cpu"
         )
-        and load() is not None
+        and _is_built()
     )
 
 
@@ -96,14 +99,18 @@ def _arithmetic(x: Tensor, weight: Tensor) -> torch.dtype | None:
 
 
 def _is_ordinary(x: Tensor, weight: Tensor) -> bool:
-    """Whether both are tensors of numbers on a CPU, and nothing captures or transforms them."""
+    """Whether both are tensors of numbers on a CPU, and nothing records or transforms them."""
     return (
         x.device.type == weight.device.type == "cpu"
         and type(x) in (Tensor, torch.nn.Parameter)
         and type(weight) in (Tensor, torch.nn.Parameter)
         and x.layout == weight.layout == torch.strided
-        and not is_captured()
         and not is_transformed()
         and torch.autograd.forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
+        and (is_compiled() or not (is_captured() or torch._C._len_torch_dispatch_stack()))
     )
+
+
+@torch.compiler.assume_constant_result
+def _is_built() -> bool:
+    return load() is not None
