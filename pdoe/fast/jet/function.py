@@ -57,11 +57,19 @@ def _constant_arguments(form: Form) -> tuple[dict[str, int], dict[str, np.ndarra
 
 
 @lru_cache(maxsize=64)
-def _map(form: Form, adjoint: bool, dtype: torch.dtype) -> Tensor:
+def _map(form: Form, adjoint: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     constants = form.algebra
+    array = constants.adjoint_map if adjoint else constants.weight_map
+    if _is_gpu(device):
+        from . import gpu  # here, since not every torch comes with Triton
+
+        array = gpu.expand(form, array)
     with torch.inference_mode(False):
-        array = constants.adjoint_map if adjoint else constants.weight_map
-        return torch.tensor(array, dtype=dtype, device="cpu")  # whatever the default device is
+        return torch.tensor(array, dtype=dtype, device=device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,10 @@ def _run(
     results: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
+    if _is_gpu(source.device):
+        from . import gpu
+
+        return gpu.run(form, source, (source_grid, grid), numbers, bias, target, results)
     n, order, outputs = form.group.n, len(form.group), numbers.shape[2]
     rows = pixels_first(source).contiguous().resolve_neg()
     wanted = None if target is None else pixels_first(target).contiguous().resolve_neg()
@@ -124,7 +136,7 @@ def compute(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tenso
     with full_precision(weight):
         sizes = tuple(x.shape[-2:])
         results = Grid(tuple(form.size_of(side) for side in sizes), form.start, form.stride)
-        constant = _map(form, False, weight.dtype)
+        constant = _map(form, False, weight.dtype, weight.device)
         numbers = block_numbers(weight, constant).contiguous()
         if bias is not None:
             bias = bias.repeat_interleave(1 + form.group.reflections)
@@ -136,7 +148,7 @@ def compute_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of x (channels-last in memory) and weight, of those that are wanted."""
     with full_precision(weight):
-        constant = _map(form, True, weight.dtype)
+        constant = _map(form, True, weight.dtype, weight.device)
         numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
         source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
         results = Grid(tuple(x.shape[-2:]), 0, 1)

@@ -35,7 +35,8 @@ def call_operator(
 
 
 def _jet(rows: Tensor, weight: Tensor, bias: Tensor | None, *form) -> Tensor:
-    return pixels_first(compute(pixels_last(rows), weight, bias, Form.of(*form)))
+    y = compute(pixels_last(rows), weight, bias, Form.of(*form))
+    return pixels_first(y).contiguous()
 
 
 def _jet_gradients(
@@ -46,7 +47,7 @@ def _jet_gradients(
     x, gradient = pixels_last(rows), pixels_last(gradient)
     of_x, of_numbers = compute_gradients(x, weight, gradient, Form.of(*form), wanted)
     return (
-        rows.new_empty(0) if of_x is None else pixels_first(of_x),
+        rows.new_empty(0) if of_x is None else pixels_first(of_x).contiguous(),
         weight.new_empty(0) if of_numbers is None else of_numbers,
     )
 
@@ -84,7 +85,7 @@ def _differentiate(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         computed = torch.ops.pdoe.jet_gradients(
             rows, weight, gradient.contiguous(), of_rows, of_weight, *ctx.form
         )
-        found[:2] = (each if w else None for each, w in zip(computed, (of_rows, of_weight)))
+        found[:2] = computed[0] if of_rows else None, computed[1] if of_weight else None
     return *found, *[None] * len(ctx.form)
 
 
@@ -92,6 +93,7 @@ for _name, _compute, _fake in (
     ("jet", _jet, _fake_jet),
     ("jet_gradients", _jet_gradients, _fake_jet_gradients),
 ):
-    _library.impl(_name, _compute, "CPU")
+    for _device in ("CPU", "CUDA"):
+        _library.impl(_name, _compute, _device)
     torch.library.register_fake(f"pdoe::{_name}", _fake, lib=_library)
 torch.library.register_autograd("pdoe::jet", _differentiate, setup_context=_keep, lib=_library)
