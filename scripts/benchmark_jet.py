@@ -8,6 +8,9 @@ faster for each contestant; a network chooses for itself. "dense" is `algorithm 
 is what the library does by itself. Ratios dense / auto are medians of the ratios of each round,
 above 1 where the jet form is faster.
 
+On a GPU (`--device cuda`), where the library is dense by itself, "auto" stands for
+`algorithm = "jet"`, and the page below stays as it is.
+
 Writes `results/jet/<hardware>.csv` and `.svg`, and the table between the marks of
 `experiments/benchmarks/jet.md`.
 """
@@ -136,7 +139,8 @@ def measure_case(case: Case, phase: str, setting: Setting) -> dict:
     works: dict[str, Callable[[], None]] = {}
     for algorithm in ("dense", "auto"):
         for layout in ("", ", channels last") if case.size else ("",):
-            model = make_contestant(case, algorithm)
+            forced = algorithm == "auto" and setting.device.type == "cuda"
+            model = make_contestant(case, "jet" if forced else algorithm)
             works[algorithm + layout] = prepare_work(case, f"ours{layout}", model, phase, setting)
     layers = count_jet_layers(works["auto"])
     times = time_rounds(works, setting.rounds, setting.device)
@@ -147,7 +151,8 @@ def measure_case(case: Case, phase: str, setting: Setting) -> dict:
         "jet_layers": layers, "dense_ms": compared["ours_ms"], "auto_ms": compared["rival_ms"],
         **{name: compared[name] for name in ("ratio", "ratio_q1", "ratio_q3", "rounds")},
     }  # fmt: skip
-    if phase == "train" and case.name.startswith("network"):
+    on_cpu = setting.device.type == "cpu"
+    if phase == "train" and case.name.startswith("network") and on_cpu:
         for algorithm in ("dense", "auto"):
             line[f"{algorithm}_mib"] = measure_peak(case, algorithm, setting)
     print(f"{case.name}, {phase}, {setting.precision}: {line['ratio']:.2f}", flush=True)
@@ -266,6 +271,8 @@ def write_results(lines: list[dict], hardware: dict, results: Path) -> None:
     if any(line["case"].startswith(SCALED) and line["precision"] == "fp32" for line in lines):
         panels = [partial(plot_orders, lines, phase) for phase in ("eval", "train")]
         write_whole(path.with_suffix(".svg"), figures.render(panels, 410, 330, columns=2))
+    if hardware["threads"] is None:  # a GPU
+        return
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -284,11 +291,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--select", default="*", help="patterns of case names, 'a*;b*'")
     parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "jet")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    device, cases = torch.device("cpu"), list_cases()
+    device, cases = torch.device(options.device), list_cases()
     if options.peak:
         name, algorithm, precision = json.loads(options.peak)
         (case,) = [case for case in cases if case.name == name]

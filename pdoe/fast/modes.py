@@ -13,6 +13,14 @@ def is_captured() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_compiled() -> bool:
+    """Whether ``torch.compile`` captures the program, for this machine alone."""
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # PyTorch 2.7 and later
+    if is_exporting is None or not torch.compiler.is_dynamo_compiling():
+        return False
+    return not is_exporting()
+
+
 def is_transformed() -> bool:
     """Whether ``torch.func`` transforms the program."""
     return torch._C._are_functorch_transforms_active()

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..fast import ChannelsLast, set_inductor_cache
+from ..fast import ChannelsLast, jet, set_inductor_cache
 from ..layers import GroupConv, LiftingConv
 
 DEEP = 100  # residual blocks from which on the maps of a batch fill the memory
-SWITCHES = ("compile", "cuda_graph", "channels_last", "deterministic", "checkpoint_activations")
+SWITCHES = (
+    "compile", "cuda_graph", "channels_last", "deterministic", "checkpoint_activations",
+    "algorithm",
+)  # fmt: skip
 
 
 def resolve_device(device: str) -> torch.device:
@@ -80,6 +83,7 @@ class Settings:
         deterministic: bit-identical numbers when a run is repeated; slower on a GPU.
         checkpoint_activations: keep only the inputs of the blocks and recompute the other maps in
             the backward pass: less memory, a third more time.
+        algorithm: of group convolutions with a jet form: "dense", "jet", or "auto", the faster one.
     """
 
     compile: bool
@@ -87,12 +91,16 @@ class Settings:
     channels_last: bool | None
     deterministic: bool
     checkpoint_activations: bool
+    algorithm: str
 
     @staticmethod
     def check(asked: Mapping[str, Any]) -> None:
-        """Raise a ValueError if a setting is not auto, true or false."""
+        """Raise a ValueError if a setting has a value that is not in its list."""
+        if asked["algorithm"] not in jet.ALGORITHMS:
+            words = ", ".join(jet.ALGORITHMS)
+            raise ValueError(f"algorithm is one of {words}, not {asked['algorithm']!r}")
         for name in SWITCHES:
-            if asked[name] != "auto" and not isinstance(asked[name], bool):
+            if name != "algorithm" and asked[name] != "auto" and not isinstance(asked[name], bool):
                 raise ValueError(f"{name} is auto, true or false, not {asked[name]!r}")
 
     @classmethod
@@ -105,7 +113,7 @@ class Settings:
             The settings, and one line for each, such as "compile: no".
 
         Raises:
-            ValueError: a setting is not auto, true or false, or the model or device lacks it.
+            ValueError: a setting has another value, or the model or device lacks it.
         """
         cls.check(asked)
         gpu = device.type == "cuda"
@@ -132,13 +140,17 @@ class Settings:
             )
         words = {True: "yes", False: "no", None: "as measured"}
         said = [f"{format_setting(name)}: {words[value]}" for name, value in chosen.items()]
-        return cls(**chosen), said
+        if (algorithm := asked["algorithm"]) == "jet":
+            _require_jet(model, device)
+        return cls(**chosen, algorithm=algorithm), said
 
     def apply(self, model: nn.Module) -> None:
         """Change the model so that it runs with these settings."""
         for module in model.modules():
             if isinstance(module, LiftingConv | GroupConv | ChannelsLast):
                 module.channels_last = self.channels_last
+        for layer in jet.find_layers(model):
+            layer.algorithm = self.algorithm
         if self.checkpoint_activations:
             model.checkpoint_activations = True
         if self.compile:
@@ -147,6 +159,20 @@ class Settings:
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             for part in getattr(model, "blocks", None) or [model]:
                 part.compile(dynamic=False)  # the batches of a run have one shape
+
+
+def _require_jet(model: nn.Module, device: torch.device) -> None:
+    """Raise a ValueError if a network has no jet form here."""
+    if not jet.find_layers(model):
+        raise ValueError(
+            f"algorithm=jet: {type(model).__name__} has no group convolution with bank "
+            f"{' or '.join(jet.BANKS)}; set it to auto or dense"
+        )
+    if not jet.can_run(device.type):
+        raise ValueError(
+            "algorithm=jet needs a C++ compiler on a CPU, and Triton on a GPU; set it to auto or "
+            "dense"
+        )
 
 
 def format_setting(switch: str) -> str:

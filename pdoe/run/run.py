@@ -132,9 +132,13 @@ class Run:
         if cfg.recipe.sync_bn:
             model = synchronise_norms(model, self.device)
         self.settings.apply(model)
-        self.jet = jet.is_used(model)
-        if self.jet:
-            self.chosen.append("jet form: where faster")
+        self.jet: bool | str | None = None  # True: where it is faster, without AMX
+        if jet.is_used(model):
+            forced = self.settings.algorithm == "jet"
+            where = "wherever possible" if forced else "where faster"
+            self.chosen.append(f"jet form: {where}")
+            different = [where] * forced + ["amx"] * jet.has_amx_products()
+            self.jet = ", ".join(different) or True
         self.model = model
 
     def _begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -294,7 +298,7 @@ class Run:
                 "torch": str(torch.__version__),  # a plain string, or the state would not load
                 "compile": self.settings.compile,
                 "channels_last": self.settings.channels_last,
-                "jet": jet.arithmetic() if self.jet else None,
+                "jet": self.jet,
                 "configuration": self.record["config_hash"],
                 "seed": self.cfg.seed,
                 "data": self.data.sha256[:12],

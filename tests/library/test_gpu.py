@@ -158,6 +158,43 @@ def test_the_layers_commute_with_the_grid_elements(group):
     assert max(errors.values()) < 1e-5
 
 
+@pytest.mark.parametrize("group, options", [("p8", {}), ("p6m", {"stride": 2, "offset": 0.2})])
+def test_the_jet_form_is_the_dense_layer(group, options):
+    pytest.importorskip("triton")
+    layer = GroupConv(PointGroup.named(group), 5, 7, bias=True, **options).to(GPU)
+    exact = copy.deepcopy(layer).double()
+    exact.algorithm, layer.algorithm = "dense", "jet"
+    x = torch.randn(3, 5, len(layer.group), 17, 13, device=GPU)
+    gradient = torch.randn_like(layer(x))
+
+    def results(model, x, dtype=None):
+        with torch.autocast("cuda", dtype, enabled=dtype is not None):
+            y = model(x := x.requires_grad_())
+        return y, *torch.autograd.grad(y, [x, *model.parameters()], gradient.to(y.dtype))
+
+    expected = results(exact, x.double())
+    for dtype, bound in ((None, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
+        found, again = results(layer, x, dtype), results(layer, x, dtype)
+        assert found[0].dtype == (dtype or torch.float32)
+        for a, b, c in zip(found, expected, again, strict=True):
+            assert (a.double() - b).norm() < bound * b.norm() and torch.equal(a, c)
+    compiled = results(torch.compile(layer, fullgraph=True), x)
+    for a, b in zip(compiled, expected, strict=True):
+        assert (a.double() - b).norm() < 1e-5 * b.norm()
+
+
+def test_a_network_in_the_jet_form_is_recorded_as_a_graph(data):
+    pytest.importorskip("triton")
+    model = network(0.0)
+    for module in model.modules():
+        if isinstance(module, GroupConv):
+            module.algorithm = "jet"
+    x = torch.randn(16, 1, 28, 28, device=GPU)
+    expected = model(x).detach()
+    assert replay_as_graphs(model, x, "fp32")
+    torch.testing.assert_close(model(x).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
 ROWS = sorted(
     path.stem
     for path in (ROOT / "configs" / "experiment").glob("*.yaml")

@@ -8,10 +8,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from pdoe import GroupConv, PointGroup
-from pdoe.fast import jet
-from pdoe.fast.jet import function, library, rule
+from pdoe import GroupConv, GroupPool, PointGroup
+from pdoe.fast import jet, set_inductor_cache
+from pdoe.fast.jet import function, library, operators, rule
 from pdoe.fast.jet.algebra import algebra
 from pdoe.fast.jet.reference import reference
 from pdoe.fast.layout import is_channels_last, to_channels_last
@@ -329,7 +330,7 @@ def test_where_the_dense_layer_has_amx_small_layers_stay_dense_in_16_bits(monkey
         assert chosen(24, True, True) == [True, True]
 
 
-def test_captured_and_transformed_layers_are_dense(compiled, monkeypatch):
+def test_exported_and_transformed_layers_are_dense(compiled, monkeypatch):
     layer = layer_of("p8", 3, 2, torch.float32)
     x = map_of(layer)
     (expected,) = by("dense", layer, x)
@@ -338,10 +339,92 @@ def test_captured_and_transformed_layers_are_dense(compiled, monkeypatch):
     y, _ = torch.func.jvp(layer, (x,), (x,))
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(torch.func.vmap(layer)(x[None])[0], expected)
-    program = torch.export.export(layer, (x,)).module()
-    torch.testing.assert_close(program(x), expected)
+    for strict in (False, True):
+        program = torch.export.export(layer, (x,), strict=strict).module()
+        torch.testing.assert_close(program(x), expected)
+    torch.testing.assert_close(make_fx(layer)(x)(x), expected)
     assert torch.jit.trace(layer, x, check_trace=False)(x).shape == expected.shape
     assert layer.to("meta")(x.to("meta")).shape == expected.shape
+
+
+# ---- Compiled programs --------------------------------------------------------------------------
+
+
+def compile_counting(monkeypatch, model, **options):
+    """The compiled model, and a list that gets an entry for every layer run in the jet form."""
+    calls, compute = [], operators.compute
+    monkeypatch.setattr(operators, "compute", lambda *given: calls.append(1) or compute(*given))
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, **options), calls
+
+
+def test_a_compiled_layer_computes_the_same_bits(compiled, monkeypatch):
+    layer = layer_of("p3m", 3, 2, torch.float32, bias=True, stride=2, offset=0.3)
+    x = map_of(layer, (9, 10))
+    gradient = torch.randn_like(by("jet", layer, x)[0])
+    program, calls = compile_counting(monkeypatch, layer, backend="aot_eager", dynamic=False)
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, half):
+            expected = by("jet", layer, x, gradient)
+            y = program(x.requires_grad_())
+            found = torch.autograd.grad(y, [x, *layer.parameters()], gradient.to(y.dtype))
+        assert all(map(torch.equal, [y, *found], expected))
+        assert y.is_contiguous()
+    assert len(calls) == 2
+
+
+def test_a_compiled_network_is_the_eager_one(compiled, monkeypatch):
+    """With "auto", which takes the jet form for the 48 planar channels of the second layer."""
+    group = PointGroup(8)
+    net = nn.Sequential(GroupConv(group, 1, 6), nn.ReLU(), GroupConv(group, 6, 6), GroupPool())
+    program, calls = compile_counting(monkeypatch, net, backend="aot_eager", dynamic=False)
+    x, found = torch.randn(2, 1, 8, 9, 12), []
+    for model in (program, net):
+        y = model(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))])
+    assert max(errors(*found)) < 1e-5 and len(calls) == 1
+
+
+def test_gradients_of_the_operator_can_be_differentiated_and_mapped_over(compiled, monkeypatch):
+    layer = layer_of("p4", 1, 2, offset=0.3)
+    layer.algorithm = "jet"
+    program, calls = compile_counting(monkeypatch, layer, backend="eager")
+    x = map_of(layer, (4, 3), batch=1).requires_grad_()
+    gradients = torch.randn(3, *layer(x).shape, dtype=x.dtype)
+    found = []
+    for model in (program, layer):
+        y = model(x)
+        mapped = torch.autograd.grad(y, x, gradients, is_grads_batched=True, retain_graph=True)
+        first = torch.autograd.grad(y.square().sum(), [x, layer.weight], create_graph=True)
+        again = sum(each.square().sum() for each in first)
+        found.append([*mapped, *torch.autograd.grad(again, [x, layer.weight])])
+    assert max(errors(*found)) < 1e-12 and len(calls) == 1
+
+
+def test_the_operators_promise_what_they_compute(compiled):
+    layer = layer_of("p3m", 2, 3, stride=2)
+    rows = map_of(layer).permute(0, 3, 4, 1, 2).contiguous().requires_grad_()
+    bias = torch.randn(3, dtype=rows.dtype, requires_grad=True)
+    form = jet.form_of(layer).arguments
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.pdoe.jet, (rows, layer.weight, bias, *form), test_utils=checks)
+    y = torch.ops.pdoe.jet(rows, layer.weight, bias, *form).detach()
+    for wanted in ((True, False), (True, True)):
+        given = (rows.detach(), layer.weight.detach(), torch.randn_like(y), *wanted, *form)
+        torch.library.opcheck(torch.ops.pdoe.jet_gradients, given, test_utils=checks)
+
+
+@pytest.mark.slow
+def test_generated_code_computes_the_same(compiled, monkeypatch):
+    set_inductor_cache()
+    layer = layer_of("p8", 3, 2, torch.float32, bias=True)
+    x = map_of(layer, (9, 10))
+    gradient = torch.randn_like(by("dense", layer, x)[0])
+    expected = by("jet", layer, x, gradient)
+    program, calls = compile_counting(monkeypatch, layer)
+    x.requires_grad_()
+    found = torch.autograd.grad(y := program(x), [x, *layer.parameters()], gradient)
+    assert max(errors([y, *found], expected)) < 1e-6 and len(calls) == 1
 
 
 def test_copies_pickles_and_states_are_those_of_a_layer(compiled):

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 import train
 from pdoe import export_plain
 from pdoe.data import load_data
+from pdoe.fast import jet
 from pdoe.run import run as run_module
 from pdoe.run import training
 from pdoe.run.compose import compose_config
@@ -76,6 +77,19 @@ def records(folder):
 def newest(folder):
     """The newest checkpoint of a run."""
     return max((folder / "checkpoint").glob("epoch=*"))
+
+
+def test_the_algorithm_is_a_condition_of_resuming_but_no_part_of_a_name(launch, tmp_path, capsys):
+    if jet.load() is None:
+        pytest.skip("no C++ compiler")
+    row = "experiment=mnistrot_pdo_p8", "model.widths=[2,2,2,2,2,2]", "max_time=00:00:00"
+    assert launch(*row, "algorithm=jet") == 75
+    assert "jet form: wherever possible" in capsys.readouterr().out
+    assert launch(*row) == 1  # "auto" is dense for two fields
+    assert "jet wherever possible, now None" in capsys.readouterr().err
+    (folder,) = records(tmp_path)
+    assert "algorithm" not in folder
+    assert "algorithm" not in (tmp_path / folder / "config.yaml").read_text()
 
 
 SETTING = "data.source=embedded,recipe.scale=trial,recipe.test_images=100,recipe.train_images=128"
@@ -488,6 +502,8 @@ def test_damaged_files_of_a_run_are_named_or_made_anew(launch, tmp_path, capsys,
 
 REFUSED = {
     "compile=maybe": "compile is auto, true or false, not 'maybe'",
+    "algorithm=fast": "algorithm is one of auto, dense, jet, not 'fast'",
+    "algorithm=jet": "PlainCNN has no group convolution with bank operators or gaussian",
     "cuda_graph=true": "cuda_graph is not possible on a cpu",
     "checkpoint_activations=true": "PlainCNN has no blocks",
     "tracking=loud": "tracking is auto or online or offline or disabled",

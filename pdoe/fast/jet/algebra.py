@@ -95,6 +95,21 @@ class Form:
     stride: int
     padding: int
 
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(
+        n: int, reflections: bool, offset: float, kind: str, size: int | None,
+        width: float | None, *sizes: int,
+    ) -> Form:  # fmt: skip
+        """The form of :attr:`arguments`."""
+        return Form(PointGroup(n, reflections), offset, (kind, size, width), *sizes)
+
+    @property
+    def arguments(self) -> tuple[int | float | str | None, ...]:
+        """The form in numbers and words."""
+        group, sizes = self.group, (self.kernel_size, self.stride, self.padding)
+        return (group.n, group.reflections, self.offset, *self.bank, *sizes)
+
     @property
     def algebra(self) -> Algebra:
         return algebra(self.group, self.offset, self.bank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...banks.finite_differences import CENTRAL
 from ..layout import pixels_first
-from ..modes import is_transformed
+from ..modes import full_precision, is_transformed
 from .algebra import REAL_JETS, Form, mixing
 from .library import JetCall, load
 from .reference import block_numbers, reference
@@ -56,11 +57,19 @@ def _constant_arguments(form: Form) -> tuple[dict[str, int], dict[str, np.ndarra
 
 
 @lru_cache(maxsize=64)
-def _map(form: Form, adjoint: bool, dtype: torch.dtype) -> Tensor:
+def _map(form: Form, adjoint: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     constants = form.algebra
+    array = constants.adjoint_map if adjoint else constants.weight_map
+    if _is_gpu(device):
+        from . import gpu  # here, since not every torch comes with Triton
+
+        array = gpu.expand(form, array)
     with torch.inference_mode(False):
-        array = constants.adjoint_map if adjoint else constants.weight_map
-        return torch.tensor(array, dtype=dtype, device="cpu")  # whatever the default device is
+        return torch.tensor(array, dtype=dtype, device=device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,10 @@ def _run(
     results: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
+    if _is_gpu(source.device):
+        from . import gpu
+
+        return gpu.run(form, source, (source_grid, grid), numbers, bias, target, results)
     n, order, outputs = form.group.n, len(form.group), numbers.shape[2]
     rows = pixels_first(source).contiguous().resolve_neg()
     wanted = None if target is None else pixels_first(target).contiguous().resolve_neg()
@@ -119,6 +132,36 @@ def _empty_map(like: Tensor, batch: int, fields: int, order: int, *size: int) ->
     return like.new_empty_strided((batch, fields, order, height, width), strides)
 
 
+def compute(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+    """The result of a layer, [B, C, G, H, W] -> [B, C', G, H', W'], channels-last in memory."""
+    with full_precision(weight):
+        sizes = tuple(x.shape[-2:])
+        results = Grid(tuple(form.size_of(side) for side in sizes), form.start, form.stride)
+        constant = _map(form, False, weight.dtype, weight.device)
+        numbers = block_numbers(weight, constant).contiguous()
+        if bias is not None:
+            bias = bias.repeat_interleave(1 + form.group.reflections)
+        return _run(form, x, Grid(sizes, 0, 1), results, numbers, bias)[0]
+
+
+def compute_gradients(
+    x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of x (channels-last in memory) and weight, of those that are wanted."""
+    with full_precision(weight):
+        constant = _map(form, True, weight.dtype, weight.device)
+        numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
+        source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
+        results = Grid(tuple(x.shape[-2:]), 0, 1)
+        target = x if wanted[1] else None
+        of_x, of_numbers = _run(
+            form, gradient, source, results, numbers, target=target, results=wanted[0]
+        )
+        if of_numbers is None:
+            return of_x, None
+        return of_x, _of_weight(of_numbers, constant, weight.shape)
+
+
 class JetConv(torch.autograd.Function):
     """[B, C, G, H, W], weight [C', C, G, 9], bias [C'] -> [B, C', G, H', W'].
 
@@ -128,26 +171,17 @@ class JetConv(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.autocast("cpu", enabled=False)
     def forward(
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, channels_last: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.form, ctx.channels_last = form, channels_last
-        sizes = tuple(x.shape[-2:])
-        results = Grid(tuple(form.size_of(side) for side in sizes), form.start, form.stride)
-        constant = _map(form, False, weight.dtype)
-        numbers = block_numbers(weight, constant).contiguous()
-        if bias is not None:
-            bias = bias.repeat_interleave(1 + form.group.reflections)
-        y, _ = _run(form, x, Grid(sizes, 0, 1), results, numbers, bias)
+        y = compute(x, weight, bias, form)
         return y if channels_last else y.contiguous()
 
     @staticmethod
-    @torch.autocast("cpu", enabled=False)
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
-        form: Form = ctx.form
         of_bias = None
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3, 4), dtype=weight.dtype)
@@ -156,33 +190,24 @@ class JetConv(torch.autograd.Function):
             return None, None, of_bias, None, None
         # Neither batches of gradients nor gradients that are known to be 0 lie in memory.
         in_memory = torch._C._has_storage(gradient) and not gradient._is_zerotensor()
-        if torch.is_grad_enabled() or is_transformed() or not in_memory:
-            return *_gradients_by_torch(x, weight, gradient, form, wanted), of_bias, None, None
-        constant = _map(form, True, weight.dtype)
-        numbers = block_numbers(weight.transpose(0, 1), constant).contiguous()
-        source = Grid(tuple(gradient.shape[-2:]), form.start, form.stride)
-        results = Grid(tuple(x.shape[-2:]), 0, 1)
-        target = x if wanted[1] else None
-        of_x, of_numbers = _run(
-            form, gradient, source, results, numbers, target=target, results=wanted[0]
-        )
-        of_weight = None
-        if of_numbers is not None:
-            of_weight = _of_weight(of_numbers, constant, weight.shape)
-        if of_x is not None and not ctx.channels_last:
+        by_torch = torch.is_grad_enabled() or is_transformed() or not in_memory
+        compute = gradients_by_torch if by_torch else compute_gradients
+        of_x, of_weight = compute(x, weight, gradient, ctx.form, wanted)
+        if of_x is not None and not ctx.channels_last and not by_torch:
             of_x = of_x.contiguous()
         return of_x, of_weight, of_bias, None, None
 
 
-def _gradients_by_torch(
-    x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: tuple[bool, bool]
+def gradients_by_torch(
+    x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x and weight, by operations that torch can differentiate and map over."""
     inputs = [each for each, needed in zip((x, weight), wanted, strict=True) if needed]
     again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        y = reference(x.to(weight.dtype), weight, form)
-    found = iter(torch.autograd.grad(y, inputs, gradient.to(y.dtype), create_graph=again))
+    with full_precision(weight):
+        with torch.enable_grad():
+            y = reference(x.to(weight.dtype), weight, form)
+        found = iter(torch.autograd.grad(y, inputs, gradient.to(y.dtype), create_graph=again))
     return [next(found) if needed else None for needed in wanted]
 
 
