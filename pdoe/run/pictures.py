@@ -56,6 +56,7 @@ def write_pictures(
     metrics: Sequence[Mapping[str, Any]],
     confusion: Sequence[Sequence[int]] | None = None,
     filters: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
 ) -> list[str]:
     """Write ``learning_curve.png``, ``confusion.png`` and ``filters.png`` where there is content.
 
@@ -65,6 +66,7 @@ def write_pictures(
         metrics: rows of ``metrics.jsonl``.
         confusion: counts, [true class][predicted class].
         filters: uint8 [H, W, 3].
+        class_names: where the facts of the data set have none.
 
     Returns:
         The names of the files.
@@ -85,7 +87,8 @@ def write_pictures(
     if metrics:
         save("learning_curve.png", lambda figure: draw_curve(figure, metrics), (6, 4))
     if confusion:
-        names = name_classes(SETS[name].class_names if name in SETS else (), len(confusion))
+        known = SETS[name].class_names if name in SETS else ()
+        names = name_classes(class_names or known, len(confusion))
         save("confusion.png", lambda figure: draw_confusion(figure, confusion, names), (6, 5.5))
     if filters is not None:
         write_whole(
