@@ -56,7 +56,7 @@ def decode_files(
         skip_broken: leave out files that cannot be used.
 
     Returns:
-        Images uint8 ``[N, C, size, size]``, and the numbers of their paths, ``[N]``.
+        Images uint8 ``[N, C, size, size]``, and the numbers of their paths, ascending, ``[N]``.
 
     Raises:
         DataError: names the first file that cannot be used, or two that do not fit together.

@@ -8,7 +8,6 @@ folder of the images.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,57 +96,67 @@ def load_folder(
         raise ValueError(
             f"data.test_fraction splits a folder without test/, and {root} has one: leave it out"
         )
-    train, test = split_images(listing, wanted)
     sums = [_sum_file(path) for path in listing.paths]
     provenance = f"files {listing.digest(sums)[:12]}"
-    _report_copies([sums[i] for i in train], [sums[i] for i in test])
-    arrays, sha256 = _read_or_make(listing, train, test, wanted, provenance)
+    arrays, sha256 = _read_or_make(listing, wanted, provenance)
     kept = sum(len(arrays[f"{part}_labels"]) for part in ("train", "test"))
     if skipped := len(sums) - kept:
         print(f"{NAME}: skipped {skipped:,} of {len(sums):,} files that cannot be used", flush=True)
+    _report_copies(arrays["train_images"], arrays["test_images"])
     names = listing.class_names
     return make_data_set(NAME, provenance, arrays, len(names), sha256, statistics, names)
 
 
-def split_images(listing: Listing, wanted: Wanted) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the test images, in the order of the data set.
+def split_images(
+    listing: Listing, kept: np.ndarray, wanted: Wanted
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the training and the test images, in the order of the data set.
+
+    Args:
+        listing: of the folder.
+        kept: numbers of the files that can be used, ``[N]``.
+        wanted: the split.
+
+    Returns:
+        Places in ``kept`` of the training and of the test images.
 
     Raises:
-        DataError: a class has too few images to be split.
+        DataError: a class has too few images.
     """
-    random, labels = np.random.RandomState(wanted.split), np.array(listing.labels)
+    random, labels = np.random.RandomState(wanted.split), np.array(listing.labels)[kept]
     if listing.test is not None:
-        count = len(labels) - listing.test
-        return _spread(range(count), labels, random), _spread(
-            range(count, len(labels)), labels, random
-        )
-    train: list[int] = []
-    test: list[int] = []
-    for label, name in enumerate(listing.class_names):
-        members = random.permutation(np.flatnonzero(labels == label)).tolist()
-        if len(members) < 2:
+        tests = kept >= len(listing.paths) - listing.test
+    else:
+        tests = np.zeros(len(kept), bool)
+        for label in range(len(listing.class_names)):
+            members = random.permutation(np.flatnonzero(labels == label))
+            count = round((wanted.test_fraction or TEST_FRACTION) * len(members))
+            tests[members[: min(max(1, count), len(members) - 1)]] = True
+    for part, chosen in (("training", ~tests), ("test", tests)):
+        if left := set(range(len(listing.class_names))) - set(labels[chosen].tolist()):
+            name = listing.class_names[min(left)]
+            count = (labels == min(left)).sum()
             raise DataError(
-                f"{listing.root / name} has one image, and one for training and one for the test "
-                "are needed: add images, or remove the folder."
+                f"{listing.root}: the class {name} has too few images that can be used, {count}: "
+                f"none is left for the {part}; add images, or remove the class."
             )
-        fraction = wanted.test_fraction or TEST_FRACTION
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        test, train = test + members[:count], train + members[count:]
-    return _spread(train, labels, random), _spread(test, labels, random)
+    pairs = (np.flatnonzero(chosen) for chosen in (~tests, tests))
+    train, test = (places[_spread(labels[places], random)] for places in pairs)
+    return train, test
 
 
-def _spread(members: Sequence[int], labels: np.ndarray, random: np.random.RandomState) -> list[int]:
-    """A random order in which each class is spread evenly."""
-    shuffled = random.permutation(np.array(members))
-    place = np.empty(len(shuffled))
-    for label in np.unique(labels[shuffled]):
+def _spread(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Return a random order of labels in which each class is spread evenly."""
+    shuffled = random.permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
         own = labels[shuffled] == label
         place[own] = (np.arange(own.sum()) + 0.5) / own.sum()
-    return shuffled[np.argsort(place, kind="stable")].tolist()
+    return shuffled[np.argsort(place, kind="stable")]
 
 
 def _read_or_make(
-    listing: Listing, train: list[int], test: list[int], wanted: Wanted, provenance: str
+    listing: Listing, wanted: Wanted, provenance: str
 ) -> tuple[dict[str, np.ndarray], str]:
     """Read the set from its cache, or decode and cache it: arrays and SHA-256."""
     root = data_root() if data_root().is_dir() else OWN_FOLDER
@@ -157,25 +166,17 @@ def _read_or_make(
         print(f"{NAME}: {provenance}: taken from the cache {path}", flush=True)
         return arrays, sha256
     except Absent:
-        print(f"{NAME}: {provenance}: decoding {len(train) + len(test):,} files", flush=True)
-    order = train + test
-    images, kept = decode_files(
-        [listing.paths[i] for i in order], wanted.size, wanted.channels, wanted.skip_broken
-    )
-    labels = np.array(listing.labels)[np.array(order)[kept]]
+        print(f"{NAME}: {provenance}: decoding {len(listing.paths):,} files", flush=True)
+    images, kept = decode_files(listing.paths, wanted.size, wanted.channels, wanted.skip_broken)
+    labels = np.array(listing.labels)[kept]
     labels = labels.astype(np.uint8 if len(listing.class_names) <= 256 else np.uint16)
-    count = int((kept < len(train)).sum())
+    train, test = split_images(listing, kept, wanted)
     arrays = {
-        "train_images": images[:count],
-        "train_labels": labels[:count],
-        "test_images": images[count:],
-        "test_labels": labels[count:],
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "test_images": images[test],
+        "test_labels": labels[test],
     }
-    for part in ("train", "test"):
-        left = set(range(len(listing.class_names))) - set(arrays[f"{part}_labels"].tolist())
-        if left:
-            name = listing.class_names[min(left)]
-            raise DataError(f"{listing.root}: no {part} image of the class {name} can be used.")
     sha256 = digest(arrays)
     try:
         write_cache(path, arrays, sha256)
@@ -193,12 +194,12 @@ def _sum_file(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _report_copies(train: list[str], test: list[str]) -> None:
+def _report_copies(train: np.ndarray, test: np.ndarray) -> None:
     """Print how many test images are training images, too."""
-    known = set(train)
-    if copies := sum(sum_ in known for sum_ in test):
+    known = {hashlib.sha256(image).digest() for image in train}
+    if copies := sum(hashlib.sha256(image).digest() in known for image in test):
         print(
-            f"{NAME}: {copies:,} of {len(test):,} test images are copies of training images, so "
+            f"{NAME}: {copies:,} of {len(test):,} test images are equal to training images, so "
             "the test error is too low",
             flush=True,
         )
