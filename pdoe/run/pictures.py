@@ -14,10 +14,9 @@ from ..data import SETS, DataSet
 from ..data.batches import to_input
 from ..files import write_whole
 from ..tracking.media import Mistake, name_classes
-from .evaluation import autocast, number_type
+from .evaluation import autocast, batch_size, number_type
 
 MISTAKES = 32  # images
-_BATCH = 100
 _SEARCHED = 2000  # test images: a good network makes 32 mistakes in some thousands
 
 
@@ -34,8 +33,8 @@ def find_mistakes(
     mistakes: list[Mistake] = []
     searched = min(_SEARCHED, count or _SEARCHED)
     images, labels = data.test_images[:searched], data.test_labels[:searched]
-    dtype = number_type(precision)
-    for batch, truth in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+    size, dtype = min(100, batch_size(images)), number_type(precision)
+    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
         with autocast(images.device, precision):
             predicted = model(to_input(batch, data.mean, data.std, dtype)).argmax(1)
         for index in (predicted != truth).nonzero().flatten().tolist():

@@ -35,7 +35,8 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
     ``torch.func``, forward-mode derivatives), and without a C++ compiler.
 
     Raises:
-        ValueError: for another algorithm, or "jet" with a bank that is not made of derivatives.
+        ValueError: for another algorithm, or "jet" with a bank that is not made of derivatives or
+            with fields in groups.
     """
     if layer.algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is one of {', '.join(ALGORITHMS)}, not {layer.algorithm!r}")
@@ -45,6 +46,10 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
                 f"bank {layer.bank_kind!r} has no jet form, which is for {' and '.join(BANKS)}: "
                 "take algorithm 'dense' or 'auto'"
             )
+        return False
+    if layer.weight.shape[1] != layer.in_channels:
+        if layer.algorithm == "jet":
+            raise ValueError("fields in groups have no jet form: take algorithm 'dense' or 'auto'")
         return False
     if layer.algorithm == "dense" or not _is_ordinary(x, layer.weight):
         return False
