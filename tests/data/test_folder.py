@@ -13,6 +13,7 @@ from PIL import Image
 from samples import synthetic
 
 from pdoe.data import DataError, load_data
+from pdoe.data.dataset import PARTS, digest
 from pdoe.data.folder import Wanted
 
 
@@ -156,6 +157,10 @@ def test_more_than_256_classes_keep_their_labels():
         images = data.train_images[:, 0, 0].long()
         assert data.classes == 258 and data.train_labels.max() == 257
         assert torch.equal(images[:, 0] + 256 * images[:, 1], data.train_labels)
+    arrays = {part: np.zeros(3, np.uint8) for part in PARTS}
+    wide = {**arrays, "train_labels": np.array([0, 1, 257], np.uint16)}
+    other = {**wide, "train_labels": np.array([0, 1, 1], np.uint16)}
+    assert len(set(map(digest, (arrays, wide, other)))) == 3
 
 
 def test_copies_across_the_split_are_reported(capsys):
