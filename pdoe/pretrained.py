@@ -165,15 +165,28 @@ def _find_entry(name: str | Path) -> tuple[Path, dict[str, Any]]:
 def build_network(entry: dict[str, Any]) -> nn.Module:
     """The untrained network of an entry of an index, with its ``preprocess``.
 
+    Raises:
+        ValueError: a function of somebody's own builds it.
+
     The caller's random numbers, default dtype and default device neither change nor matter.
     """
+    from .models import Images
+    from .models.sources import is_own
     from .run.config import build_model
 
+    source = entry["configuration"]["model"].get("source")
+    if is_own(source):
+        raise ValueError(
+            f"this network is built by {source}, a function that is not called on behalf of a "
+            "file: call pdoe.convert yourself, and load the weights into its result"
+        )
+    channels, size = entry["image"][0], entry["image"][-1]
+    images = Images(channels, entry["classes"], size) if "classes" in entry else None
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            net = build_model(entry["configuration"])
+            net = build_model(entry["configuration"], images)
     finally:
         torch.set_default_dtype(default)
     mean, std = (tuple(n) if isinstance(n, list) else n for n in (entry["mean"], entry["std"]))

@@ -39,8 +39,10 @@ from hydra.errors import HydraException
 
 from pdoe import PointGroup
 from pdoe.files import write_whole
+from pdoe.models import Images
 from pdoe.run.checkpoints import CheckpointMismatch
 from pdoe.run.compose import compose_config
+from pdoe.run.config import find_images
 from pdoe.run.record import repository_state
 from pdoe.tables.markdown import grid, insert
 from pdoe.tables.runs import TableError
@@ -56,32 +58,36 @@ PAGE_GROUPS = ("p1", "p6m", "p8", "p12")
 PAPER_OFFSET = torch.pi / 8
 
 
-def load_networks(words: list[str]) -> tuple[str, dict, dict[str, torch.nn.Module]]:
-    """Name, configuration and networks by state of a command line: overrides, or a run."""
+def load_networks(
+    words: list[str], source: str | None = None
+) -> tuple[str, dict, Images, dict[str, torch.nn.Module]]:
+    """Name, configuration, images and networks by state of a command line: overrides, or a run."""
     if all("=" in word and "/" not in word.split("=")[0] for word in words):
         config = compose_config(*words)
         others = [word for word in words if not word.startswith("experiment=")]
         name = " ".join([config["experiment"], *others])
-        return name, config, {"initialised": build_network(config)}
+        return name, config, find_images(config), {"initialised": build_network(config)}
     if len(words) > 1:
         raise ValueError(f"a run stands alone on the command line, not {' '.join(words)}")
     path = Path(words[0])
     if not path.exists():
         raise ValueError(f"{path} is neither a run on disk nor an override like experiment=...")
-    config, seed, trained = load_run(path)
-    models = {"initialised": build_network(config, seed), "trained": trained}
-    return config["experiment"], config, models
+    config, seed, images, trained = load_run(path, source)
+    models = {"initialised": build_network(config, seed, images), "trained": trained}
+    return config["experiment"], config, images, models
 
 
-def show_network(words: list[str], angles: bool, results: Path | None) -> None:
+def show_network(
+    words: list[str], angles: bool, results: Path | None, source: str | None = None
+) -> None:
     """Measure and print a network or a run; write the measurements if asked to."""
     if results:
         page.check_folder(results)
-    name, config, models = load_networks(words)
+    name, config, images, models = load_networks(words, source)
     layers, verdicts = [], []
     for state, model in models.items():
         torch.manual_seed(0)
-        found = measure_layers(config, model, state == "trained")
+        found = measure_layers(images, model, state == "trained")
         layers += [
             {"network": name, "state": state, "layer": layer or "logits", "error": error,
              "reason": found.reason if layer == found.first_broken else ""}
@@ -96,7 +102,7 @@ def show_network(words: list[str], angles: bool, results: Path | None) -> None:
 
     curves = []
     for state, model in models.items():
-        for output, curve in measure_angles(config, model, state == "trained").items():
+        for output, curve in measure_angles(images, model, state == "trained").items():
             label = name if output == "logits" else f"{name}, {output}"
             curves += [
                 {"network": label, "state": state, "angle": angle, "error": error}
@@ -130,7 +136,7 @@ def tabulate_experiments(pattern: str) -> str:
                 continue
             print(f"{name}, {variant}", file=sys.stderr, flush=True)
             changed = compose_config(f"experiment={name}", *overrides)
-            found = measure_layers(changed, build_network(changed), trained=False)
+            found = measure_layers(find_images(changed), build_network(changed), trained=False)
             trunk, logits = (f"{found.errors[layer]:.0e}" for layer in ("trunk", ""))
             broken = f"`{found.first_broken}`" if found.first_broken else "none"
             lines.append((f"`{name}`", variant, trunk, logits, broken))
@@ -173,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("network", nargs="*", help="a run, or experiment=... and overrides")
     parser.add_argument("--angles", action="store_true", help="also the error over all angles")
     parser.add_argument("--results", type=Path, help="folder for the measurements, as CSV")
+    parser.add_argument("--source", help="the function of your own that builds the run's network")
     parser.add_argument("--rows", help="experiments, such as 'cifar10_*', one line for each")
     parser.add_argument("--insert", type=Path, help="with --rows: the file to put the table into")
     parser.add_argument("--page", type=Path, help="folder with CSV: write the page's tables anew")
@@ -184,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--angles and --results belong to a network")
     try:
         if options.network:
-            show_network(options.network, options.angles, options.results)
+            show_network(options.network, options.angles, options.results, options.source)
         elif options.page:
             write_page(options.page)
         else:

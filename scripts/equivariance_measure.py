@@ -15,28 +15,29 @@ import torch
 from torch import nn
 
 from pdoe import GroupConv, GroupPool, LiftingConv, PointGroup
-from pdoe.data import SETS
 from pdoe.equivariance.angles import convergence_order, equivariance_curve, smooth_field
 from pdoe.equivariance.error import EquivarianceReport, equivariance_report
+from pdoe.models import Images
 from pdoe.run.config import build_model
-from pdoe.run.trained import configuration_at, load_weights
+from pdoe.run.trained import configuration_at, images_at, load_weights
 
 
-def build_network(config: dict, seed: int = 0) -> nn.Module:
+def build_network(config: dict, seed: int = 0, images: Images | None = None) -> nn.Module:
     """Build the network as a run with this seed begins."""
     torch.manual_seed(seed)
-    return build_model(config).double().eval()
+    return build_model(config, images).double().eval()
 
 
-def load_run(path: Path) -> tuple[dict, int, nn.Module]:
-    """Load configuration, seed and trained network of a run folder, checkpoint or weights file."""
-    config = configuration_at(path)
+def load_run(path: Path, source: str | None = None) -> tuple[dict, int, Images, nn.Module]:
+    """Load configuration, seed, form of the images and trained network of a run or its files."""
+    config = configuration_at(path, source)
     if config is None:
         raise ValueError(f"{path} is in no run folder, so its network is unknown")
     seed = config.get("seed")
     if not isinstance(seed, int):
         raise ValueError(f"the configuration of {path} has no seed: {seed!r}")
-    return config, seed, load_weights(build_network(config, seed), path)
+    images = images_at(path, config)
+    return config, seed, images, load_weights(build_network(config, seed, images), path)
 
 
 def set_statistics(model: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -52,9 +53,9 @@ def set_statistics(model: nn.Module, x: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
-def measure_layers(config: dict, model: nn.Module, trained: bool) -> EquivarianceReport:
+def measure_layers(images: Images, model: nn.Module, trained: bool) -> EquivarianceReport:
     """Measure every layer on one random image; a network on p1 is compared with p4."""
-    x = torch.randn(1, *SETS[config["data"]["name"]].shape, dtype=torch.float64)
+    x = torch.randn(1, images.channels, images.size, images.size, dtype=torch.float64)
     group = model.group if len(model.group) > 1 else PointGroup(4)
     if not trained:  # on several images: a norm without space averages over nothing else
         more = torch.randn(7, *x.shape[1:], dtype=x.dtype)
@@ -62,10 +63,11 @@ def measure_layers(config: dict, model: nn.Module, trained: bool) -> Equivarianc
     return equivariance_report(model, group, x)
 
 
-def measure_angles(config: dict, model: nn.Module, trained: bool) -> dict[str, dict[float, float]]:
+def measure_angles(
+    images: Images, model: nn.Module, trained: bool
+) -> dict[str, dict[float, float]]:
     """Measure the logits, and the trunk pooled over group and space, over all angles."""
-    channels, size, _ = SETS[config["data"]["name"]].shape
-    field = partial(smooth_field, size, batch=8, channels=channels)
+    field = partial(smooth_field, images.size, batch=8, channels=images.channels)
     if not trained:
         model = set_statistics(model, field())
     pooled = nn.Sequential(model.trunk, GroupPool(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -29,7 +29,7 @@ from pdoe.run.trained import configuration_at, load_weights
 TOLERANCE = 1e-5  # of the relative difference of the logits
 
 
-def export_run(folder: Path, root: str | None, onnx: bool) -> str:
+def export_run(folder: Path, root: str | None, onnx: bool, source: str | None = None) -> str:
     """Export the run in a folder and describe the file in one line.
 
     Raises:
@@ -42,7 +42,7 @@ def export_run(folder: Path, root: str | None, onnx: bool) -> str:
             f"{'checkpoint/epoch=...,step=...' if found is None else 'config.yaml'}"
         )
     parts = found[1]
-    config = configuration_at(folder)
+    config = configuration_at(folder, source)
     data = load_configured_data(config, root)
     model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]
@@ -79,10 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--root", help="folder with data (default: $PDOE_DATA, else data/)")
+    parser.add_argument("--source", help="the function of your own that builds the run's network")
     parser.add_argument("--onnx", action="store_true", help="write ONNX instead")
     options = parser.parse_args(arguments)
     try:
-        print(export_run(options.run, options.root, options.onnx))
+        print(export_run(options.run, options.root, options.onnx, options.source))
     except (ValueError, DataError, CheckpointMismatch, RuntimeError, OSError) as error:
         print(f"export: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1

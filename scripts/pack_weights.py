@@ -27,6 +27,7 @@ import torch
 from pdoe.data import SETS, DataError, DataSet
 from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
+from pdoe.models.sources import is_own
 from pdoe.pretrained import INDEX, WEIGHTS, build_network, read_index
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, group_name, load_configured_data, select_hashed
@@ -139,6 +140,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"{folder} was trained on whitened images, which `preprocess` does not compute"
         )
+    if is_own(source := config["model"].get("source")):
+        raise ValueError(
+            f"{folder} was trained with {source}, which `load_pretrained` would have to call: keep "
+            "the run's own weights"
+        )
     if digest(select_hashed(config)) != record["config_hash"]:
         raise ValueError(f"{folder}/config.yaml is not the configuration of its record")
     return record, config
@@ -193,6 +199,8 @@ def format_card(name: str, call: str, entry: dict[str, Any], record: dict[str, A
     """The card of a network as Markdown: what it is, its measured error, its limits."""
     config, data = entry["configuration"], entry["data"]
     images, limit = SETS[data["name"]].subject, SETS[data["name"]].limit
+    if names := data.get("class_names"):
+        images += f" of the classes {', '.join(names)}"
     mean, std = format_statistic(entry["mean"]), format_statistic(entry["std"])
     network, recipe = (
         ", ".join(f"{key} {json.dumps(value)}" for key, value in config[part].items())

@@ -99,8 +99,9 @@ def trace(model: nn.Module, image_size: int) -> tuple[fx.GraphModule, list[str]]
         ValueError: the forward pass cannot be followed.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) or isinstance(
-            getattr(module, "qkv", None), nn.Linear
+        projections = (getattr(module, key, None) for key in ("qkv", "to_qkv"))
+        if isinstance(module, nn.MultiheadAttention) or any(
+            isinstance(projection, nn.Linear) for projection in projections
         ):
             raise refuse(
                 name,

@@ -54,13 +54,14 @@ def load_data(
     root: str | os.PathLike | None = None,
     source: str = "auto",
     statistics: str = "train",
-    **options: int,
+    **options: Any,
 ) -> DataSet:
     """Find, download or make a data set, on the CPU.
 
     Args:
         name: a key of ``SETS``.
         root: the folder with data; by default ``$PDOE_DATA``, else ``data/`` in the current folder.
+            Of the set ``folder`` it is the folder of the images, and has no default.
         source: where to take the images from; each loader names its sources.
         statistics: the images whose mean and std are given: ``train`` for the training images,
             ``train_test`` for all.
@@ -78,12 +79,19 @@ def load_data(
     if unknown := sorted(set(options) - set(SETS[name].keys)):
         has = f"has {', '.join(SETS[name].keys)}" if SETS[name].keys else "has none"
         raise ValueError(f"{name} has no option {', '.join(unknown)}: it {has}")
+    own = SETS[name].own
+    if own and not root:
+        raise ValueError(
+            f"data={name} needs data.root, the folder of your images, such as data.root=photos"
+        )
     module, _, function = SETS[name].loader.partition(":")
     load = getattr(import_module(f"{__name__}.{module}"), function)
     place = find_root(root)
     try:
         return load(place, source, statistics, **options)
     except DataError as error:
+        if own:
+            raise
         raise DataError(f"{error} {describe_root(root)}") from None
 
 

@@ -29,6 +29,7 @@ class DataSet:
     ``provenance`` is the source (see the loaders). It ends in ``, 2000 held out`` where 2,000
     training images are the test images: the last ones, or those of the fold that it names, as in
     ``, fold 3, 2000 held out``. ``sha256`` is the ``digest`` of the contents.
+    ``class_names`` are given where the facts of the set have none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DataSet:
     std: Statistic
     classes: int
     validation: DataSet | None = None  # its test images are the held-out ones
+    class_names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> DataSet:
         """Move the tensors to ``device``."""
@@ -119,10 +121,14 @@ def _check_fold(fold: int, count: int, whole: int) -> None:
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 (hex) of the four uint8 arrays ``PARTS``: name, shape and bytes of each, in order."""
+    """SHA-256 (hex) of the four arrays ``PARTS``: name, shape and bytes of each, in order.
+
+    They are uint8; labels of more than 256 classes are uint16.
+    """
     sha = hashlib.sha256()
     for part in PARTS:
-        array = np.ascontiguousarray(arrays[part], dtype=np.uint8)
+        wide = arrays[part].dtype == np.uint16
+        array = np.ascontiguousarray(arrays[part], dtype="<u2" if wide else np.uint8)
         sha.update(f"{part} {list(array.shape)}\n".encode())
         sha.update(array)
     return sha.hexdigest()
@@ -141,8 +147,9 @@ def make_data_set(
     classes: int,
     sha256: str | None = None,
     statistics: str = "train",
+    class_names: tuple[str, ...] = (),
 ) -> DataSet:
-    """Make a ``DataSet`` on the CPU from four uint8 arrays.
+    """Make a ``DataSet`` on the CPU from four arrays of uint8 (labels also uint16).
 
     Args:
         name: of the data set.
@@ -151,12 +158,14 @@ def make_data_set(
         classes: the number of classes.
         sha256: the ``digest`` of the arrays; by default it is computed.
         statistics: the images whose mean and std are given, ``train`` or ``train_test``.
+        class_names: where the facts of the set have none.
 
     Raises:
         ValueError: other ``statistics``.
     """
     check_statistics(statistics)
-    images, labels, test_images, test_labels = (torch.from_numpy(arrays[part]) for part in PARTS)
+    parts = (arrays[p].astype(np.int64) if "labels" in p else arrays[p] for p in PARTS)
+    images, labels, test_images, test_labels = map(torch.from_numpy, parts)
     sample = ("train_images",) if statistics == "train" else ("train_images", "test_images")
     mean, std = channel_statistics(*(arrays[part] for part in sample))
     return DataSet(
@@ -164,12 +173,13 @@ def make_data_set(
         provenance=provenance,
         sha256=sha256 or digest(arrays),
         train_images=images,
-        train_labels=labels.long(),
+        train_labels=labels,
         test_images=test_images,
-        test_labels=test_labels.long(),
+        test_labels=test_labels,
         mean=mean,
         std=std,
         classes=classes,
+        class_names=class_names,
     )
 
 

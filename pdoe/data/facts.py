@@ -27,9 +27,9 @@ class Facts:
     Attributes:
         title: the name that papers use.
         loader: ``module:function`` within ``pdoe.data``.
-        shape: of an image, ``(C, H, W)``.
-        class_names: in the order of the labels.
-        images: numbers of training and test images, as published.
+        shape: of an image, ``(C, H, W)``; None: known once the files are read.
+        class_names: in the order of the labels; empty: known once the files are read.
+        images: numbers of training and test images, as published; None: there are none.
         subject: what the images show, for the card of a trained network.
         limit: what a network that was trained on these images cannot do.
         other_images: the numbers for a provenance that has other numbers than the published ones.
@@ -39,14 +39,19 @@ class Facts:
 
     title: str
     loader: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | None
     class_names: tuple[str, ...]
-    images: tuple[int, int]
+    images: tuple[int, int] | None
     subject: str
     limit: str
     other_images: dict[str, tuple[int, int]] = field(default_factory=dict)
     transposed: bool = False
     keys: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether the images are the user's: ``data.root`` names their folder."""
+        return self.shape is None
 
     @property
     def classes(self) -> int:
@@ -85,5 +90,15 @@ SETS: dict[str, Facts] = {
         images=(50_000, 10_000),
         subject="colour images of 32x32 pixels of the hundred classes of CIFAR-100",
         limit="Anything else gets one of the hundred classes, too.",
+    ),
+    "folder": Facts(
+        title="own images",
+        loader="folder:load_folder",
+        shape=None,
+        class_names=(),
+        images=None,
+        subject="images of a user's folder",
+        limit="Anything else gets one of its classes, too.",
+        keys=("size", "channels", "test_fraction", "split", "skip_broken"),
     ),
 }

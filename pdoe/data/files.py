@@ -107,8 +107,8 @@ def is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def check_file(path: Path, limit: int, remedy: str) -> None:
-    """Refuse to open what is no regular file of 1 to ``limit`` bytes.
+def check_file(path: Path, limit: int | None, remedy: str) -> None:
+    """Refuse to open what is no regular file of 1 to ``limit`` bytes; None: of any size.
 
     Raises:
         DataError: names the file, what was found, what was expected, and the ``remedy``.
@@ -120,7 +120,7 @@ def check_file(path: Path, limit: int, remedy: str) -> None:
     if not stat.S_ISREG(info.st_mode):
         kind = _KINDS.get(stat.S_IFMT(info.st_mode), "no file")
         raise DataError(f"{path} is {kind}, expected a file. {remedy}")
-    if not 0 < info.st_size <= limit:
+    if not 0 < info.st_size <= (limit or info.st_size):
         found = f"has {info.st_size:,} bytes, expected at most {limit:,}" if info.st_size else "is"
         raise DataError(f"{path} {found}{'' if info.st_size else ' empty'}. {remedy}")
 
@@ -153,8 +153,10 @@ def write_cache(path: Path, arrays: dict[str, np.ndarray], sha256: str) -> None:
     write_whole(path, lambda file: np.savez(file, sha256=np.array(sha256), **arrays))
 
 
-def read_cache(path: Path, pinned: str | None = None) -> tuple[dict[str, np.ndarray], str]:
-    """Read the four uint8 arrays of a cache file and their digest.
+def read_cache(
+    path: Path, pinned: str | None = None, limit: int | None = CACHE_LIMIT
+) -> tuple[dict[str, np.ndarray], str]:
+    """Read the four arrays of a cache file of at most ``limit`` bytes, and their digest.
 
     The contents must have the digest ``pinned``, or the one stored in the file if none is pinned.
 
@@ -165,7 +167,7 @@ def read_cache(path: Path, pinned: str | None = None) -> tuple[dict[str, np.ndar
     if not is_there(path):
         raise Absent(f"no cache {path}")
     remedy = "Delete this file; it is made again at the next call."
-    check_file(path, CACHE_LIMIT, remedy)
+    check_file(path, limit, remedy)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {part: file[part] for part in PARTS}

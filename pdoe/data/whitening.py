@@ -11,6 +11,7 @@ from .dataset import DataSet
 
 EPSILON = 1e-5  # added to the standard deviations, as Cohen & Welling's and HexaConv's code do
 CHUNK = 5_000  # images at a time
+LARGEST = 12_288  # numbers of an image, 3x64x64: their covariance takes 1.2 GB in float64
 
 
 def whiten(data: DataSet) -> DataSet:
@@ -21,8 +22,16 @@ def whiten(data: DataSet) -> DataSet:
     covariance :math:`U S^2 U^T` of the training images (ZCA; the preprocessing of the residual
     networks of Cohen & Welling 2016 and of HexaConv). Held-out images are whitened like the rest.
     The result has mean 0 and std 1/256: a network gets (value / 256 - mean) / std.
+
+    Raises:
+        ValueError: the images are too large for a covariance.
     """
     train = data.train_images
+    if train[0].numel() > LARGEST:
+        raise ValueError(
+            f"data.statistics=whitened: an image has {train[0].numel():,} numbers, and the "
+            f"covariance of more than {LARGEST:,} is too large; use data.statistics=train"
+        )
     total, products = 0.0, 0.0
     for part in train.split(CHUNK):
         x = _normalise(part)

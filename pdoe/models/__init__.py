@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..groups import PointGroup
+from .converted import Converted
 from .hexaconv import HexaConv
 from .hnet import HNet
 from .orn import ORN
@@ -46,6 +47,7 @@ class Network(Protocol):
 
 
 MODELS: dict[str, Callable[..., Network]] = {
+    "converted": Converted,
     "hexaconv": HexaConv,
     "hnet": HNet,
     "orn": ORN,
@@ -60,6 +62,7 @@ __all__ = [
     "MODELS",
     "ORN",
     "PTN",
+    "Converted",
     "Filters",
     "HNet",
     "HexaConv",

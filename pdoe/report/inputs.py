@@ -29,6 +29,7 @@ class Details:
         epochs, train, test: Epoch number, training error and test error of each epoch, ``[E]``;
             ``test`` is NaN where the epoch was not evaluated.
         confusion: Counts of images, true class by predicted class, ``[K, K]``; None if unknown.
+        class_names: Of the K classes; empty if the file does not say.
         rotated: Test error by the angle of an added rotation; empty if it was not measured.
         rotated_images: Number of test images that were rotated; None if the file does not say.
     """
@@ -40,6 +41,7 @@ class Details:
     confusion: np.ndarray | None
     rotated: dict[int, float]
     rotated_images: int | None
+    class_names: tuple[str, ...] = ()
 
 
 def read_details(folder: Path) -> tuple[dict[str, Details], list[str]]:
@@ -77,6 +79,9 @@ def parse_details(content: Any) -> Details:
             confusion = np.array([check_numbers(row) for row in confusion])
             if confusion.ndim != 2 or len(set(confusion.shape)) != 1:
                 raise ValueError("not square")
+        names = diagnostics.get(part := "class_names") or []
+        if names and not (isinstance(names, list) and len(names) == len(confusion)):
+            raise ValueError("not a name for each class")
         angles = diagnostics.get(part := "turned") or {}
         errors = check_numbers(list(angles.values()), 100)
         rotated = dict(sorted(zip(map(int, angles), errors.tolist(), strict=True)))
@@ -86,7 +91,8 @@ def parse_details(content: Any) -> Details:
         raise ValueError(f"{part} is missing or damaged: {one_line(repr(error))[:80]}") from None
     if not isinstance(name, str) or not len(epochs) == len(train) == len(test):
         raise ValueError("run_id is no text, or the columns of metrics have different lengths")
-    return Details(name, epochs, train, test, confusion, rotated, images)
+    names = tuple(one_line(str(text)) for text in names)
+    return Details(name, epochs, train, test, confusion, rotated, images, names)
 
 
 def check_numbers(values: list, high: float = MANY, low: float = 0) -> np.ndarray:

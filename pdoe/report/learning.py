@@ -159,10 +159,11 @@ def plot_confusion(axes: Any, line: Line, seeds: list[Details], shown: Shown) ->
             colour = figures.MUTED if row == column else figures.INK
             style = {"fontsize": 7.5, "ha": "center", "va": "center", "color": colour}
             axes.text(column + 0.5, row + 0.5, f"{shares[row, column]:.1f}", **style)
-    has_names = line.paper.row.startswith("cifar10_") and len(shares) == len(CIFAR10)
+    known = CIFAR10 if line.paper.row.startswith("cifar10_") else ()
+    known = seeds[0].class_names or (known if len(known) == len(shares) else ())
     ticks = range(0, len(shares), max(1, len(shares) // 10))
-    places, names = [t + 0.5 for t in ticks], [CIFAR10[t] if has_names else str(t) for t in ticks]
-    axes.set_xticks(places, names, rotation=90 if has_names else 0)
+    places, names = [t + 0.5 for t in ticks], [known[t] if known else str(t) for t in ticks]
+    axes.set_xticks(places, names, rotation=90 if known else 0)
     axes.set_yticks(places, names)
     axes.set(xlim=(0, len(shares)), ylim=(len(shares), 0), aspect="equal")
     axes.set(xlabel="predicted class", ylabel="true class")

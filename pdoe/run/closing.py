@@ -39,7 +39,8 @@ def measure_trained(
         mirrored |= {"diagnostics": found, "filters": filters}
         folder.write_diagnostics(found)
         mirrored["mistakes"] = find_mistakes(model, data, precision, test_images)
-        write_pictures(folder.path, data.name, folder.metrics(), found["confusion"], filters)
+        drawn = folder.metrics(), found["confusion"], filters, data.class_names
+        write_pictures(folder.path, data.name, *drawn)
     except ImportError:
         say("pictures are left out: matplotlib is not installed (pip install 'pdoe[report]')")
     except Exception as error:

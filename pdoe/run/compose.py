@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from .config import parse_group, select_hashed
@@ -57,7 +58,10 @@ def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
 
     def makes_no_difference(override: str) -> bool:
         others = fixed + [o for o in needed if o != override]
-        without = resolve_config(hydra.compose("config", others), config["experiment"])
+        try:
+            without = resolve_config(hydra.compose("config", others), config["experiment"])
+        except ConfigCompositionException:  # another override is of a key that this one brings
+            return False
         return digest(select_hashed(without)) == digest(select_hashed(config))
 
     while idle := next(filter(makes_no_difference, needed), None):

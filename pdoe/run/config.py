@@ -144,19 +144,35 @@ def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     return whiten(data) if statistics == "whitened" else data
 
 
-def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:
-    """Build the network of a configuration, for ``data`` or for images as in its data set.
+def find_images(config: dict[str, Any], data: DataSet | None = None) -> Images:
+    """Return the form of the images: of ``data``, or of the data set of a configuration.
+
+    Raises:
+        ValueError: there is no such set, or its images are known once they are read.
+    """
+    if data is not None:
+        shape, classes = data.train_images.shape[1:], data.classes
+    else:
+        name = config["data"]["name"]
+        if name not in SETS:
+            raise ValueError(f"data.name is one of {', '.join(SETS)}, not {name!r}")
+        if SETS[name].own:
+            raise ValueError(
+                f"the images of data={name} are the user's, so their size and classes are unknown "
+                "before they are read"
+            )
+        shape, classes = SETS[name].shape, SETS[name].classes
+    return Images(shape[0], classes, shape[-1])
+
+
+def build_model(config: dict[str, Any], images: DataSet | Images | None = None) -> nn.Module:
+    """Build the network of a configuration, for ``images`` or for those of its data set.
 
     Raises:
         ValueError: a value of the configuration is impossible.
     """
-    if data is None:
-        name = config["data"]["name"]
-        if name not in SETS:
-            raise ValueError(f"data.name is one of {', '.join(SETS)}, not {name!r}")
-        shape, classes = SETS[name].shape, SETS[name].classes
-    else:
-        shape, classes = data.train_images.shape[1:], data.classes
+    if not isinstance(images, Images):
+        images = find_images(config, images)
     arguments = dict(config["model"])
     recipe = config["recipe"]
     name = arguments.pop("name")
@@ -173,7 +189,7 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
     given: dict[str, Any] = {
         "dropout": recipe["dropout"],
         "batch_norm": Norm(eps, momentum),
-        "images": Images(shape[0], classes, shape[-1]),
+        "images": images,
     }
     known = [key for key in signature(MODELS[name]).parameters if key not in ("group", *given)]
     for key, value in arguments.items():
@@ -182,7 +198,12 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         widths = isinstance(value, list) and all(type(width) is int for width in value)
         if key.endswith("widths") and value is not None and not widths:
             raise ValueError(f"model.{key} is a list of integers, such as [7, 7], not {value!r}")
-    return MODELS[name](PointGroup.named(group_name(config)), **arguments, **given)
+    try:
+        return MODELS[name](PointGroup.named(group_name(config)), **arguments, **given)
+    except ValueError:
+        raise
+    except Exception as error:  # the constructors of layers check much, but not everything
+        raise ValueError(f"the network cannot be built: {error}") from error
 
 
 def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -32,7 +32,8 @@ def diagnose(
     """Measure the error on rotated test images, and the equivariance error of every layer.
 
     Returns:
-        ``confusion``: as given; true class -> predicted class, numbers of images. ``turned``: angle
+        ``confusion``: as given; true class -> predicted class, numbers of images.
+        ``class_names``: where the facts of the data set have none. ``turned``: angle
         in degrees -> test error in per cent on the first ``turned_images`` test images, rotated
         counter-clockwise by the angle (bilinear, so that angles off the grid blur, too).
         ``layers``: name -> largest relative equivariance error over the elements that keep the
@@ -46,8 +47,10 @@ def diagnose(
     if len(getattr(model, "blocks", ())) < DEEP:
         report = equivariance_report(model, model.group, some_input(model, data, 2))
         layers = {name or "model": finite(error) for name, error in report.errors.items()}
+    names = {"class_names": list(data.class_names)} if data.class_names else {}
     return {
         "confusion": confusion,
+        **names,
         "turned_images": count,
         "turned": errors,
         "layers": layers,

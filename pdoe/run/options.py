@@ -58,4 +58,6 @@ def check(recipe: Recipe, data: DataSet, ranks: int = 1) -> None:
     if size % ranks:
         raise ValueError(f"a batch of {size} cannot be shared evenly by {ranks} ranks")
     if images < size:
-        raise ValueError(f"a batch of {size} is larger than the {images} images")
+        raise ValueError(
+            f"a batch of {size} is larger than the {images} images: set recipe.batch_size"
+        )

@@ -14,10 +14,9 @@ from ..data import SETS, DataSet
 from ..data.batches import to_input
 from ..files import write_whole
 from ..tracking.media import Mistake, name_classes
-from .evaluation import autocast, number_type
+from .evaluation import autocast, batch_size, number_type
 
 MISTAKES = 32  # images
-_BATCH = 100
 _SEARCHED = 2000  # test images: a good network makes 32 mistakes in some thousands
 
 
@@ -34,8 +33,8 @@ def find_mistakes(
     mistakes: list[Mistake] = []
     searched = min(_SEARCHED, count or _SEARCHED)
     images, labels = data.test_images[:searched], data.test_labels[:searched]
-    dtype = number_type(precision)
-    for batch, truth in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+    size, dtype = min(100, batch_size(images)), number_type(precision)
+    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
         with autocast(images.device, precision):
             predicted = model(to_input(batch, data.mean, data.std, dtype)).argmax(1)
         for index in (predicted != truth).nonzero().flatten().tolist():
@@ -56,6 +55,7 @@ def write_pictures(
     metrics: Sequence[Mapping[str, Any]],
     confusion: Sequence[Sequence[int]] | None = None,
     filters: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
 ) -> list[str]:
     """Write ``learning_curve.png``, ``confusion.png`` and ``filters.png`` where there is content.
 
@@ -65,6 +65,7 @@ def write_pictures(
         metrics: rows of ``metrics.jsonl``.
         confusion: counts, [true class][predicted class].
         filters: uint8 [H, W, 3].
+        class_names: where the facts of the data set have none.
 
     Returns:
         The names of the files.
@@ -85,7 +86,8 @@ def write_pictures(
     if metrics:
         save("learning_curve.png", lambda figure: draw_curve(figure, metrics), (6, 4))
     if confusion:
-        names = name_classes(SETS[name].class_names if name in SETS else (), len(confusion))
+        known = SETS[name].class_names if name in SETS else ()
+        names = name_classes(class_names or known, len(confusion))
         save("confusion.png", lambda figure: draw_confusion(figure, confusion, names), (6, 5.5))
     if filters is not None:
         write_whole(

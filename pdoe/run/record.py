@@ -48,7 +48,7 @@ def new_record(
     overrides: Sequence[str],
     seed: int,
     config: Mapping[str, Any],
-    data: Mapping[str, str],
+    data: Mapping[str, Any],
     hardware: Mapping[str, Any],
     code: str | Path,
 ) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def new_record(
 
     Args:
         config: what determines the result apart from seed and data.
-        data: name, provenance and sha256.
+        data: name, provenance and sha256; class_names and the shape of an image where the set's
+            facts have none.
         hardware: device, precision, threads, torch and ranks.
         code: a folder in the repository whose commit is recorded.
     """

@@ -165,13 +165,17 @@ class Run:
             "torch": torch.__version__,
             "ranks": self.ranks.count,
         }
+        described = {"name": data.name, "provenance": data.provenance, "sha256": data.sha256}
+        if data.class_names:
+            described["class_names"] = list(data.class_names)
+            described["image"] = list(data.train_images.shape[1:])
         before = folder.read_result()
         record = new_record(
             experiment=self.experiment,
             overrides=self.overrides,
             seed=self.cfg.seed,
             config=select_hashed(config),
-            data={"name": data.name, "provenance": data.provenance, "sha256": data.sha256},
+            data=described,
             hardware=hardware,
             code=self.code,
         )

@@ -10,11 +10,22 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from ..data import DataSet
 from ..export import export_plain, load_exported_weights
 from ..files import read_yaml
+from ..models import Images
+from ..models.sources import is_own
 from .compose import resolve_config
-from .config import build_model, fill_neutral, group_name, load_configured_data, parse_group
+from .config import (
+    build_model,
+    fill_neutral,
+    find_images,
+    group_name,
+    load_configured_data,
+    parse_group,
+)
 from .evaluation import evaluate
+from .folder import RunFolder
 from .hardware import make_repeatable, resolve_device, resolve_precision
 from .provenance import device_label
 from .recipe import Recipe
@@ -37,17 +48,27 @@ def configuration_in(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def configuration_at(path: Path) -> dict[str, Any] | None:
+def find_run(path: Path) -> Path | None:
+    """Return the run folder of a folder, a checkpoint or a file; None for a file outside of any."""
+    near = (path, *path.resolve().parents[:3])
+    return next((place for place in near if (place / CONFIGURATION).is_file()), None)
+
+
+def configuration_at(path: Path, source: str | None = None) -> dict[str, Any] | None:
     """Read the configuration of the run that a folder, a checkpoint or a file belongs to.
+
+    Args:
+        path: of the folder or file.
+        source: the function that builds the network, if it is the user's own. A configuration that
+            names another function is refused: it would be called.
 
     Returns:
         The configuration, or None for a file outside of any run folder.
 
     Raises:
-        ValueError: the folder is not a run folder, or its configuration is damaged.
+        ValueError: the folder is not a run folder, or its configuration is damaged or refused.
     """
-    near = (path, *path.resolve().parents[:3])
-    folder = next((place for place in near if (place / CONFIGURATION).is_file()), None)
+    folder = find_run(path)
     if folder is None:
         if path.is_dir():
             raise ValueError(f"{path} is not in a run folder: it lacks {CONFIGURATION}")
@@ -68,6 +89,12 @@ def configuration_at(path: Path) -> dict[str, Any] | None:
                 f"{place} is not the configuration of a run: its {part} lacks "
                 f"{', '.join(sorted(lacking))}"
             )
+    named = config["model"].get("source")
+    if is_own(named) and named != source:
+        raise ValueError(
+            f"{place} names {named}, a function that would be imported and called: if you trust "
+            f"it, add model=converted model.source={named}"
+        )
     try:
         parse_group(group_name(config))
         Recipe.of(fill_neutral(config)["recipe"])
@@ -93,6 +120,39 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
+def images_at(path: Path, config: dict[str, Any]) -> Images:
+    """Return the form of the images of a run; its record has that of the user's own.
+
+    Raises:
+        ValueError: the record is lost.
+    """
+    described = _read_data(path)
+    if "image" in described:
+        channels, size, _ = described["image"]
+        return Images(channels, len(described["class_names"]), size)
+    return find_images(config)
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    """Read what the record of a run says of its data; empty for a file outside of any run."""
+    folder = find_run(path)
+    return ((RunFolder(folder).read_result() if folder else None) or {}).get("data", {})
+
+
+def check_class_names(path: Path, data: DataSet) -> None:
+    """Refuse the user's own images of other classes than those of a run.
+
+    Raises:
+        ValueError: names both.
+    """
+    names = tuple(_read_data(path).get("class_names", data.class_names))
+    if names != data.class_names:
+        raise ValueError(
+            f"{path} tells {', '.join(names)} apart, and the images of data.root are "
+            f"{', '.join(data.class_names)}"
+        )
+
+
 def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     """Print the test error of the weights at ``checkpoint=``.
 
@@ -112,8 +172,10 @@ def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     device = resolve_device(cfg.device)
     precision = resolve_precision(cfg.precision, device)
     make_repeatable(device)
-    config = fill_neutral(configuration_at(path) or resolve_config(cfg, experiment))
+    trusted = cfg.model.get("source")
+    config = fill_neutral(configuration_at(path, trusted) or resolve_config(cfg, experiment))
     data = load_configured_data(config, cfg.data.root).to(device)
+    check_class_names(path, data)
     model = build_model(config, data)
     if path.suffix == ".pt2":
         model = load_exported_weights(export_plain(model), path)

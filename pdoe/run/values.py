@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data import SETS
 from ..data.draws import Draw, check_source
+from ..data.folder import Wanted
 from ..tracking.write import MODES
 from .config import build_model
 from .frames import RandomFrame
@@ -83,9 +84,10 @@ def check_keys(config: dict[str, Any]) -> None:
 
 
 def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
-    """Check that the data have this draw and that recipe and network are possible.
+    """Check that the data have these images and that recipe and network are possible.
 
-    The network is built on the meta device: nothing is computed.
+    The network is built on the meta device: nothing is computed. That of the user's own images is
+    not: it depends on them.
 
     Args:
         config: the resolved configuration of ``cfg``.
@@ -98,13 +100,11 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
     if "draw" in data:
         check_source(data["source"], Draw(data["draw"], data["replacement"]))
     recipe = Recipe.of(config["recipe"])
+    if data["name"] in SETS and SETS[data["name"]].own:
+        Wanted(**{key: data[key] for key in SETS[data["name"]].keys})
+        return recipe  # the network is built once the images are read
     with torch.device("meta"):
-        try:
-            model = build_model(config)
-        except ValueError:
-            raise
-        except Exception as error:  # the constructors of layers check much, but not everything
-            raise ValueError(f"the network cannot be built: {error}") from error
+        model = build_model(config)
     if recipe.random_frame:
         RandomFrame(model)
     device = resolve_device(cfg.device)

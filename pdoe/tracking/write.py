@@ -51,7 +51,8 @@ class Tracker:
         folder: of the run. W&B keeps all its files in ``<folder>/wandb``, so that a copy of the
             folder can be uploaded elsewhere: `wandb sync` in it.
         label: how W&B lists the run.
-        config: the run's configuration; ``data.name`` gives the class names.
+        config: the run's configuration; ``data.name`` gives the class names, unless the record has
+            them.
         record: of the run as it begins; goes into the config as JSON text, exact to the digit.
 
     Raises:
@@ -70,7 +71,8 @@ class Tracker:
         self._run, self._online, self._last_step = None, False, -float("inf")
         data = config.get("data")
         name = data.get("name") if isinstance(data, Mapping) else None
-        self._class_names = SETS[name].class_names if name in SETS else ()
+        known = SETS[name].class_names if name in SETS else ()
+        self._class_names = (record or {}).get("data", {}).get("class_names", known)
         if mode == "disabled":
             return
         arguments = {

@@ -12,6 +12,7 @@ from torchvision.models import convnext, densenet, mobilenetv2, resnet, shufflen
 
 from pdoe import PointGroup, convert, equivariance_error, export_plain
 from pdoe.conversion import GroupedConv, HalvingPool
+from pdoe.fast import jet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,6 +120,20 @@ def test_converted_networks_export_as_ordinary_ones(build, size):
     assert not any(type(m).__module__.startswith("pdoe") for m in plain.modules())
     x = torch.randn(2, 3, size, size, dtype=torch.float64)
     torch.testing.assert_close(plain(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_fields_in_groups_have_no_jet_form():
+    """Where the jet form would be faster: in float32, with 64 planar channels and 5x5 kernels."""
+    conv = GroupedConv(PointGroup(8), 8, 8, groups=8)
+    x = torch.randn(2, 8, 8, 16, 16, requires_grad=True)
+    y = conv(x)
+    exact = copy.deepcopy(conv).double()(x.double())
+    torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=1e-4)
+    (slope,) = torch.autograd.grad(y.square().sum(), x)
+    assert slope.shape == x.shape and not jet.is_used(conv)
+    conv.algorithm = "jet"
+    with pytest.raises(ValueError, match="fields in groups have no jet form"):
+        conv(x)
 
 
 def test_widths_follow_the_match():

@@ -39,6 +39,7 @@ CASES = {
     "orn": Case("orn", "p8", 28, dict(widths=[3, 3, 4, 4], hidden=20)),
     "hnet": Case("hnet", "p4", 12, dict(widths=[2, 3])),
     "roteqnet": Case("roteqnet", "p8", 28, dict(widths=[2, 3, 4], hidden=8)),
+    "converted": Case("converted", "p8", 12, dict(source="small_networks:plain")),
     "ptn": Case("ptn", "p1", 28, dict(
         predictor_widths=[3, 2], predictor_strides=[2, 1], widths=[4, 5], strides=[1, 2],
         cartesian=True)),

@@ -118,6 +118,8 @@ def test_every_model_builds_and_runs_on_every_group_and_on_digits_and_colour_ima
     if chosen["model"]["name"] in ("resnet", "hexaconv"):
         deep = chosen["model"].get("block") == "bottleneck"
         chosen["model"]["depth"] = 11 if deep else 8
+    if model == "converted":
+        chosen["model"]["source"] = "small_networks:plain"
     for group in GROUPS:
         chosen["group"] = group
         for data in (made_up("mnist_rot", 28), made_up("cifar100", 32)):
@@ -242,6 +244,7 @@ def test_committed_runs_are_runs_of_the_configuration_as_it_is(name):
         (["data.draw=0", "data.replacement=false"], []),
         (["data.replacement=true"], ["data.replacement=true"]),
         (["data.replacement=True"], ["data.replacement=true"]),  # as a sweep writes it
+        (["model=resnet_26", "model.depth=8"], ["model.depth=8", "model=resnet_26"]),
     ],
 )
 def test_only_overrides_that_change_the_row_name_a_run(task, kept):

@@ -98,6 +98,8 @@ COMMANDS = (
     "experiment=cifar10_pdo_p6_26 recipe=cifar_short data.statistics=none data=cifar100",
     "experiment=cifar10_resnet_44 compile=true tracking=disabled data.root=elsewhere",
     "model=mnistrot_gcnn group=p4",
+    "data=folder data.root=photos model=resnet_26 group=p8",
+    "data=cifar10 model=converted model.source=torchvision.resnet50 group=p4 recipe=cifar_short",
     "experiment=mnistrot_p4 model.widths=[2,2,2,2,2,2] recipe.batch_size=32 recipe.average=0.9 "
     "recipe.learning_rate=[[0,0.01]] recipe.augment=rotation recipe.evaluate.select=train_best "
     "recipe.train_images=512 precision=fp64",  # a name that is cut

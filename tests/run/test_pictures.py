@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pdoe.run import pictures
 from pdoe.run.pictures import MISTAKES, find_mistakes, write_pictures
 
 
@@ -28,7 +29,7 @@ def test_mistakes_are_the_first_images_that_are_taken_for_another_class(two_side
     assert len(find_mistakes(Left(), data, count=6)) == 3
 
 
-def test_a_finished_run_leaves_pictures_of_what_there_is(tmp_path):
+def test_a_finished_run_leaves_pictures_of_what_there_is(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     metrics = [
         {"epoch": 1, "train_error": 50.0, "test_error": None},
@@ -39,6 +40,13 @@ def test_a_finished_run_leaves_pictures_of_what_there_is(tmp_path):
     assert write_pictures(tmp_path, "mnist_rot", metrics, [[5, 1], [0, 0]], filters) == names
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in names)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "draw_confusion", lambda figure, counts, names: drawn.append(names)
+    )
+    write_pictures(tmp_path, "folder", [], [[5, 1], [0, 0]], class_names=("cat", "dog"))
+    write_pictures(tmp_path, "folder", [], [[5, 1], [0, 0]])
+    assert drawn == [("cat", "dog"), ["0", "1"]]
     many = np.ones((100, 100), int).tolist()
     assert write_pictures(tmp_path, "cifar100", [], many) == ["confusion.png"]
 

@@ -109,7 +109,7 @@ def test_a_run_is_measured_before_and_after_training_and_written(
 
 def test_the_initialised_network_is_the_one_with_which_the_run_began(run):
     for path in (run, weights_of(run).parent, weights_of(run)):
-        config, seed, trained = measure.load_run(path)
+        config, seed, _, trained = measure.load_run(path)
         assert seed == 3
     torch.manual_seed(3)
     expected = build_model(config).double().state_dict()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pdoe import report
 from pdoe.report import figures
 from pdoe.report.inputs import parse_details, read_details, read_lines
 from pdoe.report.layers import frame_filters
+from pdoe.report.learning import plot_confusion
 from pdoe.tables import runs
 
 ROOT = Path(__file__).parents[2]
@@ -271,6 +273,20 @@ def test_the_confusion_of_cifar_has_names_of_classes_and_that_of_digits_has_digi
              if path.stem == "confusion"}  # fmt: skip
     assert ">airplane<" in files["cifar"] and ">truck<" in files["cifar"]
     assert ">9<" in files["mnist_rot"] and ">airplane<" not in files["mnist_rot"]
+
+
+def test_the_classes_of_own_images_have_the_names_that_a_run_gives_them():
+    confusion = {"confusion": [[3, 1], [0, 4]], "class_names": ["cat", "dog"]}
+    columns = {"epoch": [1], "train_error": [50.0], "test_error": [12.5]}
+    content = {"run_id": "a0", "metrics": columns, "diagnostics": confusion}
+    assert parse_details(content).class_names == ("cat", "dog")
+    for damaged in (["cat"], "cat", {"cat": 1}):
+        with pytest.raises(ValueError, match="class_names is missing or damaged"):
+            parse_details({**content, "diagnostics": {**confusion, "class_names": damaged}})
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes, line = figure.subplots(), SimpleNamespace(paper=SimpleNamespace(row="own"))
+    plot_confusion(axes, line, [parse_details(content)], [])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
 
 
 def test_the_sweep_over_groups_shows_the_widest_network_within_the_parameters(place):

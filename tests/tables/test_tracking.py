@@ -38,6 +38,7 @@ BEGUN = {
     "epochs": 0,
     "seconds": 0.0,
     "dirty": False,
+    "data": {"name": "mnist_rot", "class_names": ["no", "yes"]},
 }
 ROWS = [
     {"epoch": 1, "train_loss": 2.5, "test_error": None, "seconds": 1.25},
@@ -381,7 +382,9 @@ def assert_all_of_it(arrived):
         for name, content in arrived.files.items()
         if name.startswith("media/table/")
     }
-    assert tables["confusion"] == [["0", "0", 5], ["0", "1", 1], ["1", "0", 2], ["1", "1", 7]]
+    assert tables["confusion"] == [
+        ["no", "no", 5], ["no", "yes", 1], ["yes", "no", 2], ["yes", "yes", 7],
+    ]  # fmt: skip
     assert tables["rotated"] == [[int(a), e] for a, e in DIAGNOSTICS["turned"].items()]
     assert tables["layers"] == [["lifting", 1e-7], ["trunk.0", 0.25]]
     (model,) = [each for each in arrived.artifacts if each["type"] == "model"]

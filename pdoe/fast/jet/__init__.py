@@ -39,7 +39,8 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
     (``torch.export``, ``torch.jit``, ``make_fx``, ``torch.func``, forward-mode derivatives).
 
     Raises:
-        ValueError: for another algorithm, or "jet" with a bank that is not made of derivatives.
+        ValueError: for another algorithm, or "jet" with a bank that is not made of derivatives or
+            with fields in groups.
     """
     if layer.algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is one of {', '.join(ALGORITHMS)}, not {layer.algorithm!r}")
@@ -49,6 +50,10 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
                 f"bank {layer.bank_kind!r} has no jet form, which is for {' and '.join(BANKS)}: "
                 "take algorithm 'dense' or 'auto'"
             )
+        return False
+    if _is_in_groups(layer):
+        if layer.algorithm == "jet":
+            raise ValueError("fields in groups have no jet form: take algorithm 'dense' or 'auto'")
         return False
     automatic = layer.algorithm == "auto"
     if layer.algorithm == "dense" or automatic and not _is_measured(x):
@@ -90,7 +95,12 @@ def find_layers(model: nn.Module) -> list[GroupConv]:
     from ...layers import GroupConv
 
     layers = (module for module in model.modules() if isinstance(module, GroupConv))
-    return [layer for layer in layers if layer.bank_kind in BANKS]
+    return [layer for layer in layers if layer.bank_kind in BANKS and not _is_in_groups(layer)]
+
+
+def _is_in_groups(layer: GroupConv) -> bool:
+    """Whether fields are convolved in groups, as in a converted depthwise convolution."""
+    return layer.weight.shape[1] != layer.in_channels
 
 
 @torch.compiler.assume_constant_result
