@@ -45,6 +45,7 @@ class Network(Protocol):
         """Images [B, C, H, W] -> logits [B, classes]."""
 
 
+#: Values of ``model.name`` in a configuration.
 MODELS: dict[str, Callable[..., Network]] = {
     "hexaconv": HexaConv,
     "hnet": HNet,
