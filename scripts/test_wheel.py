@@ -38,6 +38,11 @@ def run(*command: str | Path, **options: object) -> str:
     return done.stdout
 
 
+def without(*names: str) -> dict[str, str]:
+    """The environment's variables apart from some."""
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 def make_venv(folder: Path, shared: bool = False) -> Path:
     """Make a virtual environment, with the packages of this one if ``shared``; its python."""
     run(sys.executable, "-m", "venv", folder)
@@ -61,7 +66,8 @@ def build(folder: Path) -> tuple[Path, Path]:
     python = make_venv(folder / "build")
     run(python, "-m", "pip", "install", "--quiet", "build>=1.2")
     shutil.rmtree(dist, ignore_errors=True)
-    output = run(python, "-m", "build", "--outdir", dist, clone)
+    variables = without("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # the second makes setuptools warn
+    output = run(python, "-m", "build", "--outdir", dist, clone, env=variables)
     if warnings := [line for line in output.splitlines() if "warn" in line.lower()]:
         raise SystemExit("the build warns:\n" + "\n".join(warnings))
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
@@ -103,8 +109,8 @@ def test_installed(wheel: Path, folder: Path, shared: bool) -> None:
     for name in TESTS.split():
         shutil.copy(ROOT / "tests" / "library" / f"test_{name}.py", outside / "library")
     markers = "markers=slow: long\nhard: fuzzers"
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    variables["XDG_CACHE_HOME"] = str(folder / "cache")  # so that C++ code is built from the wheel
+    # A cache of its own, so that the C++ code is built from the file in the wheel.
+    variables = without("PYTHONPATH") | {"XDG_CACHE_HOME": str(folder / "cache")}
     where = run(python, "-c", "import pdoe; print(pdoe.__file__)", cwd=outside, env=variables)
     if not Path(where.strip()).is_relative_to(folder):
         raise SystemExit(f"pdoe is imported from {where.strip()}, not from the wheel")
