@@ -35,7 +35,8 @@ suppress_warnings = ["toc.not_included"]  # lists that a table of results links 
 html_extra_path = ["redirect/index.html"]  # the top of the site leads to its home page
 
 myst_heading_anchors = 4  # links to headings, as on GitHub
-smartquotes = False  # C' stays C'
+smartquotes_action = "D"  # dashes alone: C' stays C'
+highlight_language = "text"  # of blocks without a language: commands and trees of folders
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False
