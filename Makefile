@@ -55,7 +55,8 @@ test-wheel: env ## build sdist and wheel in dist/, install the wheel, and run th
 	$(RUN) scripts/test_wheel.py
 
 docs: env $(SPHINX)/.made ## build the documentation site: build/docs/index.html
-	PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/docs
+	PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet \
+		-c docs . build/docs
 	@echo build/docs/index.html
 
 # Sphinx beside the environment and not in it: no test and no run needs Sphinx.
