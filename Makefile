@@ -52,7 +52,7 @@ test-avx2: env ## run the library's tests as on a processor without AVX-512
 		status=$$?; rm -rf "$$cache"; exit $$status
 
 test-wheel: env ## build sdist and wheel in dist/, install the wheel, and run the layers' tests outside of the checkout
-	$(RUN) scripts/test_wheel.py
+	$(RUN) scripts/check_wheel.py
 
 docs: env $(SPHINX)/.made ## build the documentation site: build/docs/index.html
 	PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet \

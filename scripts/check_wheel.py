@@ -1,7 +1,7 @@
 """Build the sdist and the wheel, and run the layers' tests with the installed wheel.
 
-    python scripts/test_wheel.py             # a fresh environment, with torch from the index
-    python scripts/test_wheel.py --shared    # the same with the packages of this environment
+    python scripts/check_wheel.py             # a fresh environment, with torch from the index
+    python scripts/check_wheel.py --shared    # the same with the packages of this environment
 
 The build starts from a fresh clone of the last commit, and the wheel is built from the sdist. The
 tests run in a folder of their own, where no checkout can be imported. Both files go to ``dist/``.
@@ -97,7 +97,7 @@ def check_contents(clone: Path, sdist: Path, wheel: Path) -> None:
     print(f"{wheel.name}: {size:,} bytes; {sdist.name}: {sdist.stat().st_size:,} bytes", flush=True)
 
 
-def test_installed(wheel: Path, folder: Path, shared: bool) -> None:
+def check_installed(wheel: Path, folder: Path, shared: bool) -> None:
     """Install the wheel in a fresh environment, and run the tests with it."""
     python = make_venv(folder / "fresh", shared)
     packages = ["--no-deps", wheel] if shared else [wheel, *TEST_PACKAGES]
@@ -117,7 +117,7 @@ def test_installed(wheel: Path, folder: Path, shared: bool) -> None:
     tests = [outside / "library", "--pyargs", "pdoe.groups", "pdoe.layers", "pdoe.pretrained"]
     options = ["-q", "--doctest-modules", "-m", "not slow and not hard", "-o", markers]
     pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", *options, *tests]
-    print(run(*pytest, cwd=outside, env=variables).splitlines()[-1], flush=True)
+    print(run(*pytest, cwd=outside, env=variables).rstrip().splitlines()[-1], flush=True)
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def main() -> None:
     shared = parser.parse_args().shared
     with tempfile.TemporaryDirectory() as name:
         _, wheel = build(Path(name))
-        test_installed(wheel, Path(name), shared)
+        check_installed(wheel, Path(name), shared)
 
 
 if __name__ == "__main__":
