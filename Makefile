@@ -1,6 +1,7 @@
 # `make help` lists the targets. Data: point PDOE_DATA at a folder with the real sets, if you have one.
 PYTHON ?= python3
 VENV := .venv
+SPHINX := build/sphinx
 # `make view RUN=outputs/...` names a run; everywhere else RUN is the Python of the environment.
 VIEW := $(if $(filter command line,$(origin RUN)),$(RUN),outputs)
 override RUN := $(VENV)/bin/python
@@ -23,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar campaign sweep-groups compare report demo view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 test-wheel lint docs reproduce-mnistrot reproduce-cifar campaign sweep-groups compare report demo view benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,21 @@ test-avx2: env ## run the library's tests as on a processor without AVX-512
 	cache=$$(mktemp -d) && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
 		TORCHINDUCTOR_CACHE_DIR="$$cache" $(PYTEST) -m "not slow and not hard" tests/library; \
 		status=$$?; rm -rf "$$cache"; exit $$status
+
+test-wheel: env ## build sdist and wheel in dist/, install the wheel, and run the layers' tests outside of the checkout
+	$(RUN) scripts/check_wheel.py
+
+docs: env $(SPHINX)/.made ## build the documentation site: build/docs/index.html
+	PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --fail-on-warning --keep-going --fresh-env --write-all --quiet \
+		-c docs . build/docs
+	@echo build/docs/index.html
+
+# Sphinx beside the environment and not in it: no test and no run needs Sphinx.
+$(SPHINX)/.made: pyproject.toml
+	rm -rf $(@D)
+	$(RUN) -m pip install --quiet --target $(@D) $$($(RUN) -c "import tomllib; \
+		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	@touch "$@"
 
 lint: env ## check style
 	$(RUN) -m ruff check .
@@ -90,5 +106,5 @@ benchmark: env ## time layers and networks beside ordinary ones: PRECISION=fp32,
 	$(RUN) scripts/benchmark.py --precision "$(PRECISION)" --mode "$(MODE)"
 
 clean: ## remove .venv and caches (outputs/, data/ and results/ stay)
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from .layers import GroupConv, GroupPool, LiftingConv
     from .pretrained import load_pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "BatchNorm": "fast",

@@ -12,7 +12,7 @@ none of them: their second derivative of a constant is not zero and depends on t
 error of a rotation does not fall as pixels shrink.
 
 Why the moments matter: with them an operator D of order n becomes, up to terms of order k - n and
-higher, :math:`D\,(1 + \tfrac{\sigma^2}{2}\Delta + \dots)`, and :math:`\Delta` is the same in every
+higher, :math:`D\,(1 + \tfrac{\sigma^2}{2}\Delta + \ldots)`, and :math:`\Delta` is the same in every
 frame. Only the higher terms depend on the frame: the error of a rotation is of order k - 3 in the
 pixel spacing for k > 5. For k = 5 it is of order 2, as for central differences, with a small
 constant: the fifth moment of the third difference, 30, is the Gaussian's :math:`60\,\sigma^2` at

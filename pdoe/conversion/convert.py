@@ -60,8 +60,8 @@ def convert(
         bank: for 3x3 kernels, "operators" or "gaussian"; or "pixels" for all kernels, on p1, p2, p4
             and p1m, p2m, p4m.
         offset, bank_width: of the filter banks, see :func:`pdoe.filter_bank`.
-        match: fields of the layers. "parameters": channels / sqrt|G|, about as many parameters;
-            "cost": channels / |G|, about as many multiplications; a factor of the channels; a
+        match: fields of the layers. "parameters": channels / sqrt\|G\|, about as many parameters;
+            "cost": channels / \|G\|, about as many multiplications; a factor of the channels; a
             mapping {name of a layer: fields}, others as "parameters"; or a function of name and
             channels.
         exact: whether strides and pooling are made exact.

@@ -58,6 +58,7 @@ class Facts:
         return len(self.class_names)
 
 
+#: The data sets: ``data.name`` in a configuration -> what is known of the set.
 SETS: dict[str, Facts] = {
     "mnist_rot": Facts(
         title="MNIST-rot",

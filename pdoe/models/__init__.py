@@ -46,6 +46,7 @@ class Network(Protocol):
         """Images [B, C, H, W] -> logits [B, classes]."""
 
 
+#: Values of ``model.name`` in a configuration.
 MODELS: dict[str, Callable[..., Network]] = {
     "converted": Converted,
     "hexaconv": HexaConv,

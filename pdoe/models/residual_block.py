@@ -14,7 +14,7 @@ from .settings import NORM, OPERATORS, Filters, Norm
 class ResidualBlock(nn.Module):
     r"""Convolutions beside a shortcut, lifted maps [B, C, G, H, W] -> [B, C', G, H', W'].
 
-    .. math:: f \mapsto s(f) + (\Phi_m \circ a_m \circ \dots \circ \Phi_1)(a_1(f))
+    .. math:: f \mapsto s(f) + (\Phi_m \circ a_m \circ \cdots \circ \Phi_1)(a_1(f))
 
     with group convolutions :math:`\Phi_i` and :math:`a_i` batch norm and ReLU. The shortcut is the
     map itself where neither its channels nor its resolution change, else a 1x1 group convolution

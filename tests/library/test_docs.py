@@ -1,5 +1,6 @@
 """The code blocks of the pages in docs run, one after the other."""
 
+import importlib
 import pkgutil
 import re
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_the_code_blocks_of_a_page_run(page):
 ROOT = DOCS.parent
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in (".", "docs", "experiments", "experiments/*", "results")
+    for folder in (".", "docs", "docs/tutorials", "experiments", "experiments/*", "results")
     for path in ROOT.glob(f"{folder}/*.md")
 )
 CHOICES = {path.parent.name + path.stem for path in ROOT.glob("configs/*/*.yaml")}
@@ -52,7 +53,9 @@ def test_the_files_tests_and_choices_that_a_page_names_exist(page):
     tests = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tests/*/test_*.py"))
     for name in set(re.findall(r"`(test_\w+)`", text)) - {"test_best"}:  # a value of a key
         assert f"def {name}(" in tests, name
-    for name in re.findall(r"\b((?:pdoe|scripts|configs|tests|experiments)/[\w/.*-]*\w)", text):
+    written = set(re.findall(r"^cat > (\S+)", text, re.M))  # by a command of the page itself
+    names = re.findall(r"\b((?:pdoe|scripts|configs|tests|experiments)/[\w/.*-]*\w)", text)
+    for name in set(names) - written:
         assert any(any(ROOT.glob(path)) for path in (name, f"{name}.py")), name
     for choice, names in re.findall(r"\b(experiment|model|recipe|data)=([a-z][\w,]+)", text):
         assert all(choice + name in CHOICES for name in names.split(",")), names
@@ -66,3 +69,21 @@ def test_the_names_that_docstrings_refer_to_exist(module):
     text = (ROOT / module).read_text("utf-8")
     for name in re.findall(r":(?:class|func|mod|data):`~?(pdoe[\w.]*)`", text):
         assert pkgutil.resolve_name(name) is not None, name
+
+
+API = "\n".join(path.read_text("utf-8") for path in DOCS.glob("api/*.rst"))
+
+
+@pytest.mark.parametrize("package", ["pdoe", "pdoe.data", "pdoe.models", "pdoe.conversion"])
+def test_every_public_name_has_a_place_in_the_library_pages(package):
+    listed = set(re.findall(r"^\.\. auto\w+:: pdoe(?:\.\w+)*\.(\w+)$", API, re.M))
+    listed |= {name for line in re.findall(r":members: (.*)", API) for name in line.split(", ")}
+    assert not sorted(set(importlib.import_module(package).__all__) - listed)
+
+
+def test_the_version_is_that_of_the_newest_changes_and_of_the_citation():
+    import pdoe
+
+    newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)[1]
+    cited = re.search(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)[1]
+    assert pdoe.__version__ == newest == cited
