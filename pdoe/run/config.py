@@ -21,7 +21,7 @@ from .record import digest
 # At these values they stay out of the hash, so that the older runs keep their hash.
 LATER: dict[str, Any] = {
     "data": {"validation": 0, "statistics": "train", "draw": 0, "replacement": False},
-    "model": {"bank_width": None},
+    "model": {"bank_width": None, "match": "parameters", "stem_pool": 1},
     "recipe": {
         "optimizer": "adam",
         "schedule": "step",
@@ -30,6 +30,7 @@ LATER: dict[str, Any] = {
         "label_smoothing": 0.0,
         "average": None,
         "sync_bn": False,
+        "epoch_images": None,
     },
 }
 

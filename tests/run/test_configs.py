@@ -87,7 +87,7 @@ def test_an_experiment_only_chooses_so_that_the_command_line_can_choose_again(na
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_row_has_the_common_recipe(name):
     """It differs from its row's own command in the recipe alone, and is the same for a table."""
-    table = "mnistrot" if name.startswith("mnistrot") else "cifar"
+    table = next(table for table in ("mnistrot", "cifar", "elpv") if name.startswith(table))
     common = config(f"experiment={name}", f"recipe={table}_common")
     own = config(f"experiment={name}")
     assert common["recipe"] == config(f"recipe={table}_common")["recipe"]

@@ -1,0 +1,222 @@
+"""Quality against the number of labelled images, for networks at equal parameters and equal cost.
+
+Lines are those of ``results/elpv/runs.csv``. For each number of labels, every network has the same
+seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..tables.statistics import Summary
+from . import figures
+
+Line = Mapping[str, Any]
+Network = tuple[str, str]  # match, group
+PLAIN: Network = ("parameters", "p1")
+MATCHES = {"parameters": "equal parameters", "cost": "equal cost"}
+MEASURES = {"auc": "Area under the ROC curve, %", "balanced_accuracy": "Balanced accuracy, %"}
+COLOURS = dict(zip(("p1", "p4", "p4m", "p8", "p8m"), (figures.INK, *figures.SERIES), strict=True))
+
+
+def list_networks(lines: Sequence[Line]) -> list[Network]:
+    """Return the networks, the plain one first, each once."""
+    found = dict.fromkeys((line["match"], line["group"]) for line in lines)
+    return sorted(
+        found, key=lambda n: (n != PLAIN, n[0] != "parameters", list(COLOURS).index(n[1]))
+    )
+
+
+def list_counts(lines: Sequence[Line]) -> list[int]:
+    return sorted({int(line["labels"]) for line in lines})
+
+
+def values(lines: Sequence[Line], network: Network, count: int, measure: str) -> list[float]:
+    """Return a measure of the runs of a network with ``count`` labels, in the order of seeds."""
+    own = [r for r in lines if (r["match"], r["group"]) == network and int(r["labels"]) == count]
+    return [float(line[measure]) for line in sorted(own, key=lambda line: int(line["seed"]))]
+
+
+def summarise(lines: Sequence[Line], network: Network, count: int, measure: str) -> Summary:
+    return Summary.of(values(lines, network, count, measure))
+
+
+def labels_needed(lines: Sequence[Line], network: Network, goal: float, measure: str) -> float:
+    """Return the number of labels at which the mean of a network first reaches ``goal``.
+
+    Between two numbers of labels the mean is interpolated, linear in the logarithm. It is the
+    smallest number if that is enough, and infinite if none is.
+    """
+    counts = list_counts(lines)
+    means = [summarise(lines, network, count, measure).mean for count in counts]
+    if means[0] >= goal:
+        return counts[0]
+    for i in range(1, len(counts)):
+        if means[i] >= goal:
+            part = (goal - means[i - 1]) / (means[i] - means[i - 1])
+            return counts[i - 1] * (counts[i] / counts[i - 1]) ** part
+    return math.inf
+
+
+# ---- Tables -------------------------------------------------------------------------------------
+
+
+def write_tables(lines: Sequence[Line]) -> str:
+    """Write the tables as Markdown."""
+    stamp = ", ".join(
+        f"{key} {'; '.join(sorted({str(line[key]) for line in lines}))}"
+        for key in ("device", "precision", "commit")
+    )
+    seeds = ", ".join(
+        f"{len(values(lines, PLAIN, count, 'auc'))} with {count:,}" for count in list_counts(lines)
+    )
+    parts = [
+        "# Solar cells: quality against labelled cells",
+        "Written by `scripts/elpv.py` from the runs in `runs.csv`. Mean ± standard deviation over "
+        f"seeds, each with its own labelled cells; 656 test cells. Seeds: {seeds} labelled cells. "
+        f"{stamp[0].upper()}{stamp[1:]}.",
+    ]
+    for measure, title in MEASURES.items():
+        parts += [f"## {title}", _quality_table(lines, measure)]
+    parts += [
+        "## Area under the ROC curve, difference to the plain network",
+        "Percentage points, paired by seed, so that both have the same labelled cells; mean ± half "
+        "width of the 95 % t-interval. An interval without 0 is bold; over all of them no "
+        "correction for their number is made.",
+        _difference_table(lines, "auc"),
+        "## Labelled cells for the quality of the plain network, and cost",
+        "The number of labelled cells at which the mean area under the ROC curve first reaches "
+        "that of the plain network at the number above the column, interpolated in its logarithm. "
+        "Multiplications of convolutions for one cell, kernels dense.",
+        _needed_table(lines, "auc"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _head(first: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [_row([*first, *others]), "|--|--|" + "--:|" * (len(first) + len(others) - 2)]
+
+
+def _name(network: Network) -> list[str]:
+    return ["plain" if network == PLAIN else network[1], MATCHES[network[0]]]
+
+
+def _quality_table(lines: Sequence[Line], measure: str) -> str:
+    counts = list_counts(lines)
+    rows = _head(["network", "widths at"], [f"{count:,} cells" for count in counts])
+    for network in list_networks(lines):
+        found = [summarise(lines, network, count, measure) for count in counts]
+        cells = [f"{s.mean:.1f}" + ("" if s.std is None else f" ± {s.std:.1f}") for s in found]
+        rows.append(_row(_name(network) + cells))
+    return "\n".join(rows)
+
+
+def differences(
+    lines: Sequence[Line], network: Network, count: int, measure: str
+) -> tuple[float, float | None]:
+    """Return the mean difference to the plain network, paired by seed, and its half width."""
+    pairs = zip(
+        values(lines, network, count, measure), values(lines, PLAIN, count, measure), strict=True
+    )
+    paired = Summary.of([ours - plain for ours, plain in pairs])
+    return paired.mean, paired.half_width
+
+
+def _difference_table(lines: Sequence[Line], measure: str) -> str:
+    counts = list_counts(lines)
+    rows = _head(["network", "widths at"], [f"{count:,} cells" for count in counts])
+    for network in list_networks(lines)[1:]:
+        cells = []
+        for count in counts:
+            mean, half = differences(lines, network, count, measure)
+            text = f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}")
+            cells.append(f"**{text}**" if half is not None and abs(mean) > half else text)
+        rows.append(_row(_name(network) + cells))
+    return "\n".join(rows)
+
+
+def _needed_table(lines: Sequence[Line], measure: str) -> str:
+    counts = list_counts(lines)
+    goals = {count: summarise(lines, PLAIN, count, measure).mean for count in counts}
+    rows = _head(
+        ["network", "widths at"],
+        ["parameters", "multiplications", *(f"as plain at {count:,}" for count in counts)],
+    )
+    for network in list_networks(lines):
+        one = next(line for line in lines if (line["match"], line["group"]) == network)
+        costs = [f"{int(one['parameters']):,}", f"{int(one['multiplications']) / 1e6:.2f} M"]
+        needed = [labels_needed(lines, network, goals[count], measure) for count in counts]
+        rows.append(_row(_name(network) + costs + [_format_needed(n, counts) for n in needed]))
+    return "\n".join(rows)
+
+
+def _format_needed(needed: float, counts: Sequence[int]) -> str:
+    if math.isinf(needed):
+        return f"> {counts[-1]:,}"
+    return f"≤ {counts[0]}" if needed <= counts[0] else f"{needed:,.0f}"
+
+
+# ---- Figures ------------------------------------------------------------------------------------
+
+
+def draw_figures(lines: Sequence[Line]) -> dict[str, str]:
+    """Draw the figures: name of the file -> SVG."""
+    drawn = {}
+    for measure in MEASURES:
+        panels = [partial(_plot_labels, lines, measure, match) for match in MATCHES]
+        drawn[f"{measure.replace('_', '-')}.svg"] = figures.render(panels, 400, 330, 2)
+    counts = list_counts(lines)
+    chosen = [counts[0], counts[len(counts) // 2 - 1], counts[-1]]
+    panels = [partial(_plot_cost, lines, count) for count in dict.fromkeys(chosen)]
+    return drawn | {"cost.svg": figures.render(panels, 300, 320, 3)}
+
+
+def _plot_labels(lines: Sequence[Line], measure: str, match: str, axes: Any) -> None:
+    counts = list_counts(lines)
+    networks = [n for n in list_networks(lines) if n == PLAIN or n[0] == match]
+    for place, network in enumerate(networks):
+        found = [summarise(lines, network, count, measure) for count in counts]
+        shift = 1.035 ** (place - (len(networks) - 1) / 2)  # so that the bars stay apart
+        bars = [s.std or 0 for s in found]
+        axes.errorbar(
+            [count * shift for count in counts],
+            [s.mean for s in found],
+            bars,
+            color=COLOURS[network[1]],
+            label=_name(network)[0],
+            marker="o",
+            markersize=3.5,
+            elinewidth=0.9,
+            linewidth=1.5,
+        )
+    figures.set_log_scale(axes.xaxis, 0.85 * counts[0], 1.2 * counts[-1])
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.set(xlabel="labelled cells", ylabel=MEASURES[measure])
+    figures.set_title(axes, MATCHES[match][0].upper() + MATCHES[match][1:])
+    figures.add_legend(axes, "lower right", handlelength=1.2)
+
+
+def _plot_cost(lines: Sequence[Line], count: int, axes: Any) -> None:
+    """Area under the curve against multiplications; hollow marks are networks of equal cost."""
+    costs = []
+    for network in list_networks(lines):
+        one = next(line for line in lines if (line["match"], line["group"]) == network)
+        costs.append(int(one["multiplications"]))
+        found = summarise(lines, network, count, "auc")
+        colour, hollow = COLOURS[network[1]], network[0] == "cost"
+        axes.errorbar(
+            costs[-1], found.mean, found.std or 0, color=colour, marker="o", markersize=6,
+            markerfacecolor=figures.SURFACE if hollow else colour, elinewidth=0.9,
+            label=None if hollow else _name(network)[0], linestyle="none",
+        )  # fmt: skip
+    figures.set_log_scale(axes.xaxis, 0.6 * min(costs), 1.7 * max(costs))
+    axes.set(xlabel="multiplications for one cell", ylabel=MEASURES["auc"])
+    figures.set_title(axes, f"{count:,} labelled cells", "hollow: widths at equal cost")
+    figures.add_legend(axes, "lower right", handlelength=0.8)
