@@ -5,8 +5,9 @@
     python scripts/elpv.py                              # results/elpv from the finished runs
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
-`runs.csv`, `table.md` and `figures/` under results/elpv. For each number of cells, the tables use
-the seeds that every network has, so that all are compared on the same cells.
+`runs.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
+cells, tables and figures use the seeds that every network has, so that all are compared on the same
+cells. Plain networks are tested a second time, with the mean log odds over the eight symmetries.
 """
 
 from __future__ import annotations
@@ -16,29 +17,34 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+import torch
 from reproduce import parse_seeds, run
 
 from pdoe.conversion.report import count_multiplications
-from pdoe.data import load_data
+from pdoe.data import DataSet, load_data
 from pdoe.files import as_csv, write_whole
-from pdoe.report.labels import draw_figures, write_tables
+from pdoe.report.labels import describe_runs, draw_figures, make_tables
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model
+from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
+from pdoe.run.trained import configuration_in, load_weights
+from pdoe.tables.markdown import insert
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "elpv"
+README = ROOT / "experiments" / "elpv" / "README.md"
 LABELS = "50,100,200,500,1000,1968"
 GROUPS = {"elpv": ("p1", "p4", "p4m", "p8", "p8m"), "elpv_cost": ("p4", "p4m", "p8", "p8m")}
 COLUMNS = (
     "match", "group", "labels", "seed", "balanced_accuracy", "auc", "accuracy", "parameters",
-    "multiplications", "seconds", "run_id", "device", "precision", "threads", "torch", "commit",
+    "multiplications", "run_id", "device", "precision", "threads", "torch", "commit",
     "dirty",
 )  # fmt: skip
 
@@ -62,10 +68,14 @@ def read_runs(outputs: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(outputs.glob("elpv*/*/seed=*/result.json")):
         folder = RunFolder(path.parent)
-        record = folder.read_result()
-        config = OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))
-        if record["status"] == "finished" and is_of_grid(config):
-            found.append(measure(record, config, folder.path))
+        record, config = folder.read_result(), configuration_in(folder.path)
+        if record["status"] != "finished" or config is None or not is_of_grid(config):
+            continue
+        diagnostics = json.loads((folder.path / "diagnostics.json").read_text("utf-8"))
+        found.append(measure(record, config, np.array(diagnostics["log_odds"])))
+        if config["group"] == "p1":
+            found.append(measure(record, config, view_odds(config, folder.path)))
+            found[-1].update(match="views", multiplications=8 * found[-1]["multiplications"])
     return found
 
 
@@ -85,10 +95,9 @@ def compose(experiment: str) -> dict[str, Any]:
     return compose_config(f"experiment={experiment}")
 
 
-def measure(record: Mapping[str, Any], config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def measure(record: Mapping[str, Any], config: dict[str, Any], odds: np.ndarray) -> dict[str, Any]:
     """Return the line of a run; measures of quality in per cent."""
-    odds = json.loads((folder / "diagnostics.json").read_text("utf-8"))["log_odds"]
-    quality = measure_quality(np.array(odds), test_labels())
+    quality = measure_quality(odds, data_set().test_labels.numpy())
     return {
         "match": config["model"]["match"],
         "group": config["group"],
@@ -101,15 +110,26 @@ def measure(record: Mapping[str, Any], config: dict[str, Any], folder: Path) -> 
 
 
 @cache
-def test_labels() -> np.ndarray:
-    return load_data("elpv").test_labels.numpy()
+def data_set() -> DataSet:
+    return load_data("elpv", size=compose("elpv")["data"]["size"])
+
+
+def view_odds(config: dict[str, Any], folder: Path) -> np.ndarray:
+    """Return the mean log odds of a trained network over the eight symmetries of each test cell."""
+    data = data_set()
+    model = load_weights(build_model(config, data), folder)
+    turned = [torch.rot90(data.test_images, k, (2, 3)) for k in range(4)]
+    views = [view for images in turned for view in (images, images.flip(3))]
+    odds = [log_odds(model, replace(data, test_images=v), config["precision"]) for v in views]
+    return np.mean(odds, axis=0)
 
 
 @cache
 def multiplications(experiment: str, group: str) -> int:
     """Multiplications of the convolutions and the linear layer for one image, kernels dense."""
-    model = build_model({**compose(experiment), "group": group})
-    return sum(count_multiplications(model, 1, 32)[0].values())
+    model = build_model({**compose(experiment), "group": group}, data_set())
+    _, channels, size, _ = data_set().test_images.shape
+    return sum(count_multiplications(model, channels, size)[0].values())
 
 
 def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -128,7 +148,7 @@ def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def select_complete(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the runs of those pairs of seed and number of cells that have every network."""
     pairs = Counter((run["seed"], run["labels"]) for run in runs)
-    most = sum(map(len, GROUPS.values()))
+    most = sum(map(len, GROUPS.values())) + 1  # the plain network has two lines
     return [run for run in runs if pairs[run["seed"], run["labels"]] == most]
 
 
@@ -153,7 +173,10 @@ def main(arguments: list[str] | None = None) -> int:
     lines = select_complete(runs)
     print(f"{len(runs)} runs, {len(lines)} of them with every network beside it")
     if lines:
-        write_whole(RESULTS / "table.md", write_tables(lines))
+        text = insert(README.read_text("utf-8"), "runs", describe_runs(lines))
+        for name, table in make_tables(lines).items():
+            text = insert(text, name, table)
+        write_whole(README, text)
         for name, svg in draw_figures(lines).items():
             write_whole(RESULTS / "figures" / name, svg)
     return 0

@@ -1,23 +1,27 @@
 """Quality against the number of labelled images, for networks at equal parameters and equal cost.
 
 Lines are those of ``results/elpv/runs.csv``. For each number of labels, every network has the same
-seeds.
+seeds. A network is named by what its widths match and by its group; the plain network comes a
+second time with ``views``, tested with the mean over the eight symmetries of the square.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..tables.markdown import grid
 from ..tables.statistics import Summary
 from . import figures
 
 Line = Mapping[str, Any]
 Network = tuple[str, str]  # match, group
+Cells = Callable[[Network, int], str]
 PLAIN: Network = ("parameters", "p1")
-MATCHES = {"parameters": "equal parameters", "cost": "equal cost"}
+VIEWS: Network = ("views", "p1")
+MATCHES = {"parameters": "equal parameters", "cost": "equal cost", "views": "equal parameters"}
 MEASURES = {"auc": "Area under the ROC curve, %", "balanced_accuracy": "Balanced accuracy, %"}
 COLOURS = dict(zip(("p1", "p4", "p4m", "p8", "p8m"), (figures.INK, *figures.SERIES), strict=True))
 
@@ -64,61 +68,48 @@ def labels_needed(lines: Sequence[Line], network: Network, goal: float, measure:
 # ---- Tables -------------------------------------------------------------------------------------
 
 
-def write_tables(lines: Sequence[Line]) -> str:
-    """Write the tables as Markdown."""
-    stamp = ", ".join(
-        f"{key} {'; '.join(sorted({str(line[key]) for line in lines}))}"
-        for key in ("device", "precision", "commit")
-    )
+def make_tables(lines: Sequence[Line]) -> dict[str, str]:
+    """Return the tables in Markdown, by name: a row for each network."""
+    return {
+        **{measure: _quality_table(lines, measure) for measure in MEASURES},
+        "difference": _difference_table(lines, "auc"),
+        "needed": _needed_table(lines, "auc"),
+    }
+
+
+def describe_runs(lines: Sequence[Line]) -> str:
+    """Say in a sentence which seeds, device, precision and commits the lines have."""
     seeds = ", ".join(
         f"{len(values(lines, PLAIN, count, 'auc'))} with {count:,}" for count in list_counts(lines)
     )
-    parts = [
-        "# Solar cells: quality against labelled cells",
-        "Written by `scripts/elpv.py` from the runs in `runs.csv`. Mean ± standard deviation over "
-        f"seeds, each with its own labelled cells; 656 test cells. Seeds: {seeds} labelled cells. "
-        f"{stamp[0].upper()}{stamp[1:]}.",
-    ]
-    for measure, title in MEASURES.items():
-        parts += [f"## {title}", _quality_table(lines, measure)]
-    parts += [
-        "## Area under the ROC curve, difference to the plain network",
-        "Percentage points, paired by seed, so that both have the same labelled cells; mean ± half "
-        "width of the 95 % t-interval. An interval without 0 is bold; over all of them no "
-        "correction for their number is made.",
-        _difference_table(lines, "auc"),
-        "## Labelled cells for the quality of the plain network, and cost",
-        "The number of labelled cells at which the mean area under the ROC curve first reaches "
-        "that of the plain network at the number above the column, interpolated in its logarithm. "
-        "Multiplications of convolutions for one cell, kernels dense.",
-        _needed_table(lines, "auc"),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _head(first: Sequence[str], others: Sequence[str]) -> list[str]:
-    return [_row([*first, *others]), "|--|--|" + "--:|" * (len(first) + len(others) - 2)]
+    made = "; ".join(
+        f"{key} {', '.join(sorted({str(line[key]) for line in lines}))}"
+        for key in ("device", "precision", "commit")
+    )
+    return f"Seeds: {seeds} labelled cells; {made}.\n"
 
 
 def _name(network: Network) -> list[str]:
-    return ["plain" if network == PLAIN else network[1], MATCHES[network[0]]]
+    plain = {PLAIN: "plain", VIEWS: "plain, mean over 8 views"}
+    return [plain.get(network, network[1]), MATCHES[network[0]]]
+
+
+def _table(lines: Sequence[Line], networks: Sequence[Network], cells: Cells) -> str:
+    """A row for each network and a column for each number of labels."""
+    counts = list_counts(lines)
+    header = ["network", "widths at", *(f"{count:,} cells" for count in counts)]
+    return grid(header, [[*_name(n), *(cells(n, count) for count in counts)] for n in networks])
 
 
 def _quality_table(lines: Sequence[Line], measure: str) -> str:
-    counts = list_counts(lines)
-    rows = _head(["network", "widths at"], [f"{count:,} cells" for count in counts])
-    for network in list_networks(lines):
-        found = [summarise(lines, network, count, measure) for count in counts]
-        cells = [f"{s.mean:.1f}" + ("" if s.std is None else f" ± {s.std:.1f}") for s in found]
-        rows.append(_row(_name(network) + cells))
-    return "\n".join(rows)
+    def cell(network: Network, count: int) -> str:
+        found = summarise(lines, network, count, measure)
+        return f"{found.mean:.1f}" + ("" if found.std is None else f" ± {found.std:.1f}")
+
+    return _table(lines, list_networks(lines), cell)
 
 
-def differences(
+def compare(
     lines: Sequence[Line], network: Network, count: int, measure: str
 ) -> tuple[float, float | None]:
     """Return the mean difference to the plain network, paired by seed, and its half width."""
@@ -130,31 +121,28 @@ def differences(
 
 
 def _difference_table(lines: Sequence[Line], measure: str) -> str:
-    counts = list_counts(lines)
-    rows = _head(["network", "widths at"], [f"{count:,} cells" for count in counts])
-    for network in list_networks(lines)[1:]:
-        cells = []
-        for count in counts:
-            mean, half = differences(lines, network, count, measure)
-            text = f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}")
-            cells.append(f"**{text}**" if half is not None and abs(mean) > half else text)
-        rows.append(_row(_name(network) + cells))
-    return "\n".join(rows)
+    def cell(network: Network, count: int) -> str:
+        mean, half = compare(lines, network, count, measure)
+        text = f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}")
+        return f"**{text}**" if half is not None and abs(mean) > half else text
+
+    return _table(lines, list_networks(lines)[1:], cell)
 
 
 def _needed_table(lines: Sequence[Line], measure: str) -> str:
     counts = list_counts(lines)
-    goals = {count: summarise(lines, PLAIN, count, measure).mean for count in counts}
-    rows = _head(
-        ["network", "widths at"],
-        ["parameters", "multiplications", *(f"as plain at {count:,}" for count in counts)],
-    )
+    goals = [summarise(lines, PLAIN, count, measure).mean for count in counts]
+    header = ["network", "widths at", "parameters", "multiplications"]
+    rows = []
     for network in list_networks(lines):
         one = next(line for line in lines if (line["match"], line["group"]) == network)
-        costs = [f"{int(one['parameters']):,}", f"{int(one['multiplications']) / 1e6:.2f} M"]
-        needed = [labels_needed(lines, network, goals[count], measure) for count in counts]
-        rows.append(_row(_name(network) + costs + [_format_needed(n, counts) for n in needed]))
-    return "\n".join(rows)
+        needed = [labels_needed(lines, network, goal, measure) for goal in goals]
+        rows.append(
+            [*_name(network), f"{int(one['parameters']):,}",
+             f"{int(one['multiplications']) / 1e6:.1f} M",
+             *(_format_needed(number, counts) for number in needed)]
+        )  # fmt: skip
+    return grid([*header, *(f"plain at {count:,}" for count in counts)], rows)
 
 
 def _format_needed(needed: float, counts: Sequence[int]) -> str:
@@ -180,7 +168,7 @@ def draw_figures(lines: Sequence[Line]) -> dict[str, str]:
 
 def _plot_labels(lines: Sequence[Line], measure: str, match: str, axes: Any) -> None:
     counts = list_counts(lines)
-    networks = [n for n in list_networks(lines) if n == PLAIN or n[0] == match]
+    networks = [n for n in list_networks(lines) if n in (PLAIN, VIEWS) or n[0] == match]
     for place, network in enumerate(networks):
         found = [summarise(lines, network, count, measure) for count in counts]
         shift = 1.035 ** (place - (len(networks) - 1) / 2)  # so that the bars stay apart
@@ -195,6 +183,7 @@ def _plot_labels(lines: Sequence[Line], measure: str, match: str, axes: Any) -> 
             markersize=3.5,
             elinewidth=0.9,
             linewidth=1.5,
+            linestyle="--" if network == VIEWS else "-",
         )
     figures.set_log_scale(axes.xaxis, 0.85 * counts[0], 1.2 * counts[-1])
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
@@ -210,11 +199,12 @@ def _plot_cost(lines: Sequence[Line], count: int, axes: Any) -> None:
         one = next(line for line in lines if (line["match"], line["group"]) == network)
         costs.append(int(one["multiplications"]))
         found = summarise(lines, network, count, "auc")
-        colour, hollow = COLOURS[network[1]], network[0] == "cost"
+        colour, hollow = COLOURS[network[1]], network[0] != "parameters"
         axes.errorbar(
-            costs[-1], found.mean, found.std or 0, color=colour, marker="o", markersize=6,
+            costs[-1], found.mean, found.std or 0, color=colour, markersize=6,
+            marker="D" if network == VIEWS else "o",
             markerfacecolor=figures.SURFACE if hollow else colour, elinewidth=0.9,
-            label=None if hollow else _name(network)[0], linestyle="none",
+            label=None if network[0] == "cost" else _name(network)[0], linestyle="none",
         )  # fmt: skip
     figures.set_log_scale(axes.xaxis, 0.6 * min(costs), 1.7 * max(costs))
     axes.set(xlabel="multiplications for one cell", ylabel=MEASURES["auc"])
