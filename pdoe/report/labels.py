@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from ..tables.markdown import grid
@@ -28,10 +29,9 @@ COLOURS = dict(zip(("p1", "p4", "p4m", "p8", "p8m"), (figures.INK, *figures.SERI
 
 def list_networks(lines: Sequence[Line]) -> list[Network]:
     """Return the networks, the plain one first, each once."""
-    found = dict.fromkeys((line["match"], line["group"]) for line in lines)
-    return sorted(
-        found, key=lambda n: (n != PLAIN, n[0] != "parameters", list(COLOURS).index(n[1]))
-    )
+    found = {(line["match"], line["group"]) for line in lines}
+    order = [PLAIN, VIEWS, *product(("parameters", "cost"), COLOURS)]
+    return sorted(found, key=order.index)
 
 
 def list_counts(lines: Sequence[Line]) -> list[int]:
@@ -83,8 +83,8 @@ def describe_runs(lines: Sequence[Line]) -> str:
         f"{len(values(lines, PLAIN, count, 'auc'))} with {count:,}" for count in list_counts(lines)
     )
     made = "; ".join(
-        f"{key} {', '.join(sorted({str(line[key]) for line in lines}))}"
-        for key in ("device", "precision", "commit")
+        f"{key} {', '.join(sorted({str(line[key])[:length] for line in lines}))}"
+        for key, length in (("device", None), ("precision", None), ("commit", 10))
     )
     return f"Seeds: {seeds} labelled cells; {made}.\n"
 
