@@ -38,7 +38,7 @@ $(VENV)/.made: environment.yml requirements.lock pyproject.toml scripts/make_env
 lock: env ## write requirements.lock again, after a change of environment.yml
 	$(RUN) scripts/make_environment.py --lock
 
-data: env ## find, download or make a data set, and say what it is: DATA=mnist_rot|cifar10|cifar100
+data: env ## find, download or make a data set, and say what it is: DATA=mnist_rot|cifar10|cifar100|elpv
 	$(RUN) scripts/prepare_data.py "$(DATA)"
 
 test: env ## run the tests that matter most: JOBS=2 processes

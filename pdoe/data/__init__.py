@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         random_quarter_turns,
         random_rotation,
         random_shift_flip,
+        random_square_symmetry,
         random_stretch,
     )
     from .batches import epoch_batches, to_input
@@ -30,6 +31,7 @@ _MODULES = {
     "random_quarter_turns": "augmentation",
     "random_rotation": "augmentation",
     "random_shift_flip": "augmentation",
+    "random_square_symmetry": "augmentation",
     "random_stretch": "augmentation",
     "to_input": "batches",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "random_quarter_turns",
     "random_rotation",
     "random_shift_flip",
+    "random_square_symmetry",
     "random_stretch",
     "to_input",
 ]

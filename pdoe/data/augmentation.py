@@ -56,6 +56,17 @@ def random_quarter_turns(images: Tensor, generator: Generator) -> Tensor:
     return rotated
 
 
+def random_square_symmetry(images: Tensor, generator: Generator) -> Tensor:
+    """Rotate and mirror ``[B, C, H, H]`` by a random one of the square's eight symmetries, exactly.
+
+    Each image has its own: a quarter turn as in :func:`random_quarter_turns`, and a reflection left
+    to right with probability 1/2.
+    """
+    turned = random_quarter_turns(images, generator)
+    flips = torch.randint(2, (len(images),), generator=generator).bool()
+    return torch.where(flips.to(images.device)[:, None, None, None], turned.flip(3), turned)
+
+
 def random_crop_flip(
     images: Tensor,
     generator: Generator,

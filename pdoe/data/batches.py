@@ -35,6 +35,32 @@ def epoch_batches(
     return iter(batches)
 
 
+def repeat_evenly(labels: Tensor, count: int) -> Tensor:
+    """Return int64 indices ``[count]`` that repeat images, with all classes equally often.
+
+    The images of a class take turns, in their order, so that their numbers differ by at most 1.
+    Those of the classes do, too, the first classes having one more.
+
+    Args:
+        labels: int64 ``[N]``.
+        count: the number of indices.
+
+    Raises:
+        ValueError: there are fewer indices than images.
+
+    >>> repeat_evenly(torch.tensor([0, 0, 0, 1]), 6).tolist()
+    [0, 3, 1, 3, 2, 3]
+    """
+    if count < len(labels):
+        raise ValueError(f"an epoch of {count} images leaves out some of the {len(labels)}")
+    indices = torch.empty(count, dtype=torch.int64, device=labels.device)
+    classes = labels.unique()
+    for number, label in enumerate(classes):
+        own, places = (labels == label).nonzero().squeeze(1), indices[number :: len(classes)]
+        indices[number :: len(classes)] = own.repeat(-(-len(places) // len(own)))[: len(places)]
+    return indices
+
+
 def to_input(
     images: Tensor, mean: Statistic, std: Statistic, dtype: torch.dtype = torch.float32
 ) -> Tensor:

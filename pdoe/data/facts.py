@@ -102,4 +102,16 @@ SETS: dict[str, Facts] = {
         limit="Anything else gets one of its classes, too.",
         keys=("size", "channels", "test_fraction", "split", "skip_broken"),
     ),
+    "elpv": Facts(
+        title="ELPV",
+        loader="elpv:load_elpv",
+        shape=(1, 64, 64),
+        class_names=("functional", "defective"),
+        images=(1_968, 656),
+        subject="electroluminescence images of single solar cells, mono- and polycrystalline, "
+        "upright, as small grey images",
+        limit="Cells of other modules and cameras were not tested. Any other image is also "
+        "classified as a functional or a defective cell.",
+        keys=("draw", "size"),
+    ),
 }

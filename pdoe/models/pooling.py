@@ -12,13 +12,20 @@ class MeanPool(nn.Module):
     The same as ``AvgPool3d((1, 2, 2))`` on lifted maps, whose gradient is not deterministic on a
     GPU.
 
+    Args:
+        size: the mean of size x size pixels instead, exact on multiples of it.
+
     >>> import torch
     >>> MeanPool()(torch.ones(2, 7, 8, 6, 6)).shape
     torch.Size([2, 7, 8, 3, 3])
     """
 
+    def __init__(self, size: int = 2):
+        super().__init__()
+        self.size = size
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x.flatten(1, -3), 2).unflatten(1, x.shape[1:-2])
+        return F.avg_pool2d(x.flatten(1, -3), self.size).unflatten(1, x.shape[1:-2])
 
 
 class SpaceMax(nn.Module):

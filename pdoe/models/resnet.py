@@ -12,6 +12,7 @@ from ..equivariance.action import check_group
 from ..fast import BatchNorm, ChannelsLast, recompute_in_backward
 from ..groups import PointGroup
 from ..layers import GroupPool, LiftingConv
+from .pooling import MeanPool
 from .residual_block import ResidualBlock
 from .settings import COLOURS, NORM, Filters, Images, Norm
 
@@ -43,8 +44,8 @@ class ResNet(nn.Module):
             It counts the stem, the convolutions of the blocks and the linear layer. 6n + 4 and
             9n + 4 are accepted, too: Wide ResNets count three shortcuts instead of the linear
             layer, so WRN-28-10 is the same network as depth 26.
-        widths: channels of the stages, per orientation; None: ``plain_widths`` divided by
-            :math:`\sqrt{|G|}`, rounded, at least 1, which keeps the number of parameters.
+        widths: channels of the stages, per orientation; None: ``plain_widths`` divided according
+            to ``match``, rounded, at least 1.
         plain_widths: channels of the stages of the network on p1; ignored if ``widths`` is given.
         stem: channels of the stem, per orientation or on p1 like the list that is used; None: as
             stage 1.
@@ -58,6 +59,11 @@ class ResNet(nn.Module):
             authors'); "invariant": the C means over space of the maximum over G. The maximum, in
             contrast to the mean, tells one strong orientation from many weak ones.
         dropout: probability, elementwise, before the last convolution of each block.
+        match: "parameters": ``plain_widths`` / :math:`\sqrt{|G|}`, about as many parameters as on
+            p1; "cost": ``plain_widths`` / :math:`|G|`, about as many multiplications, apart from
+            larger kernels. Ignored if ``widths`` is given.
+        stem_pool: the stem is followed by means over squares of this many pixels. For large
+            images; it commutes exactly if H and W are multiples of it.
         batch_norm: constants of batch norm.
         images: the data; images of any other size are accepted, too.
 
@@ -91,15 +97,17 @@ class ResNet(nn.Module):
         head: str = "spatial",
         dropout: float = 0.0,
         bank_width: float | None = None,
+        match: str = "parameters",
+        stem_pool: int = 1,
         batch_norm: Norm = NORM,
         images: Images = COLOURS,
     ):
         super().__init__()
-        _check_arguments(group, downsample, head, images)
+        _check_arguments(group, downsample, head, stem_pool, images)
         if bank == "auto":
             bank = "pixels" if 4 % group.n == 0 and offset == 0 else "operators"
         count = _blocks_per_stage(depth, block)
-        stem, *widths = _channels(group, widths, plain_widths, stem)
+        stem, *widths = _channels(group, widths, plain_widths, stem, match)
         self.group = group
         self.layout = ChannelsLast()
         blocks, channels = [], stem
@@ -119,6 +127,8 @@ class ResNet(nn.Module):
                 )
                 channels = width
         lift = LiftingConv(group, images.channels, stem, bank, offset=offset, bank_width=bank_width)
+        if stem_pool > 1:
+            lift = nn.Sequential(lift, MeanPool(stem_pool))
         self.trunk = _Trunk(lift, blocks, BatchNorm(channels, *batch_norm))
         self.head = _build_head(head, group, channels, images.classes)
 
@@ -141,7 +151,7 @@ class ResNet(nn.Module):
 class _Trunk(nn.Module):
     """Stem, blocks, norm and ReLU: [B, C, H, W] -> [B, C', G, H', W']."""
 
-    def __init__(self, stem: LiftingConv, blocks: Sequence[nn.Module], norm: BatchNorm):
+    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], norm: BatchNorm):
         super().__init__()
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)
@@ -156,16 +166,23 @@ class _Trunk(nn.Module):
         return self.activation(x)
 
 
-def _check_arguments(group: PointGroup, downsample: str, head: str, images: Images) -> None:
+def _check_arguments(
+    group: PointGroup, downsample: str, head: str, stem_pool: int, images: Images
+) -> None:
     check_group(group)
     if downsample not in ("stride", "avgpool"):
         raise ValueError(f"downsample is 'stride' or 'avgpool', not {downsample!r}")
     if head not in ("spatial", "invariant"):
         raise ValueError(f"head is 'spatial' or 'invariant', not {head!r}")
-    if downsample == "avgpool" and images.size < 4:
+    if type(stem_pool) is not int or not 1 <= stem_pool <= images.size:
         raise ValueError(
-            f"an image of {images.size}x{images.size} cannot be halved twice; "
-            "downsample 'stride' takes it"
+            f"stem_pool is an integer from 1 to {images.size}, the size of an image, "
+            f"not {stem_pool!r}"
+        )
+    if downsample == "avgpool" and images.size // stem_pool < 4:
+        size = images.size // stem_pool
+        raise ValueError(
+            f"an image of {size}x{size} cannot be halved twice; downsample 'stride' takes it"
         )
 
 
@@ -199,8 +216,11 @@ def _channels(
     widths: Sequence[int] | None,
     plain_widths: Sequence[int] | None,
     stem: int | None,
+    match: str,
 ) -> list[int]:
     """Channels per orientation: of the stem and the three stages."""
+    if match not in ("parameters", "cost"):
+        raise ValueError(f"match is 'parameters' or 'cost', not {match!r}")
     chosen = plain_widths if widths is None else widths
     if chosen is None or len(chosen) != 3:
         raise ValueError(
@@ -210,7 +230,8 @@ def _channels(
     if widths is None:
         if min(channels) < 1:
             raise ValueError(f"a plain network has 1 channel or more, not {min(channels)}")
-        channels = [_at_least_1(width / math.sqrt(len(group))) for width in channels]
+        divisor = math.sqrt(len(group)) if match == "parameters" else len(group)
+        channels = [_at_least_1(width / divisor) for width in channels]
     return channels
 
 

@@ -35,6 +35,8 @@ LATER: dict[str, Any] = {
         "dropout_kind": "elements",
         "head_dropout": 0.0,
         "space_pool": "mean",
+        "match": "parameters",
+        "stem_pool": 1,
     },
     "recipe": {
         "optimizer": "adam",
@@ -45,6 +47,7 @@ LATER: dict[str, Any] = {
         "average": None,
         "sync_bn": False,
         "random_frame": False,
+        "epoch_images": None,
     },
 }
 

@@ -29,6 +29,7 @@ def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
     recipe, name = Recipe.of(config["recipe"]), config["data"]["name"]
     train_images, test_images = SETS[name].images
     train_images = min(train_images, recipe.train_images or train_images)
+    train_images = recipe.epoch_images or train_images
     test_images = min(test_images, recipe.test_images or test_images)
     step, test = seconds_per_image(config, device)
     seen = train_images // recipe.batch_size * recipe.batch_size

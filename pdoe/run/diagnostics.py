@@ -15,7 +15,7 @@ from ..data.batches import to_input
 from ..equivariance.action import grid_elements
 from ..equivariance.error import equivariance_error, equivariance_report
 from ..layers import LiftingConv
-from .evaluation import evaluate
+from .evaluation import evaluate, log_odds
 from .hardware import DEEP
 
 ANGLES = range(0, 360, 15)  # degrees
@@ -38,7 +38,8 @@ def diagnose(
         counter-clockwise by the angle (bilinear, so that angles off the grid blur, too).
         ``layers``: name -> largest relative equivariance error over the elements that keep the
         grid, on two test images, float32 or float64; None for a network of a hundred blocks and
-        more, whose maps would fill the memory.
+        more, whose maps would fill the memory. ``log_odds``, where there are two classes: see
+        :func:`pdoe.run.evaluation.log_odds`.
     """
     model.eval()
     count = count_rotated(test_images, len(data.test_images))
@@ -48,12 +49,14 @@ def diagnose(
         report = equivariance_report(model, model.group, some_input(model, data, 2))
         layers = {name or "model": finite(error) for name, error in report.errors.items()}
     names = {"class_names": list(data.class_names)} if data.class_names else {}
+    odds = log_odds(model, data, precision, test_images) if data.classes == 2 else None
     return {
         "confusion": confusion,
         **names,
         "turned_images": count,
         "turned": errors,
         "layers": layers,
+        **({} if odds is None else {"log_odds": odds}),
     }
 
 

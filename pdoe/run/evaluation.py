@@ -102,6 +102,20 @@ def confusion_matrix(
     return ranks.total(counts).view(data.classes, data.classes).cpu()
 
 
+@torch.no_grad()
+def log_odds(
+    model: nn.Module, data: DataSet, precision: str = "fp32", count: int | None = None
+) -> list[float]:
+    """The second logit minus the first one, for each of the first ``count`` test images."""
+    model.eval()
+    dtype, odds = number_type(precision), []
+    for batch in data.test_images[:count].split(100):
+        with autocast(batch.device, precision):
+            logits = model(to_input(batch, data.mean, data.std, dtype))
+        odds += (logits[:, 1] - logits[:, 0]).double().tolist()
+    return odds
+
+
 def rotations(images: Tensor, degrees: Sequence[float]) -> Iterator[Tensor]:
     """The images rotated counter-clockwise by each angle (bilinear)."""
     for angle in degrees:

@@ -55,6 +55,12 @@ def check(recipe: Recipe, data: DataSet, ranks: int = 1) -> None:
     if recipe.evaluate_select == "validation" and data.validation is None:
         raise ValueError("evaluate.select is validation, and the data hold out no images for it")
     size, images = recipe.batch_size, len(data.train_images[: recipe.train_images])
+    if recipe.epoch_images is not None and recipe.epoch_images < images:
+        raise ValueError(
+            f"recipe.epoch_images={recipe.epoch_images} leaves out some of the {images} training "
+            "images: set it to as many or more, or recipe.train_images to fewer"
+        )
+    images = recipe.epoch_images or images
     if size % ranks:
         raise ValueError(f"a batch of {size} cannot be shared evenly by {ranks} ranks")
     if images < size:

@@ -21,6 +21,7 @@ from ..data.augmentation import (
     random_quarter_turns,
     random_rotation,
     random_shift_flip,
+    random_square_symmetry,
     random_stretch,
 )
 
@@ -30,6 +31,7 @@ AUGMENTATIONS = {
     "rotation_nearest": partial(random_rotation, mode="nearest"),
     "stretch": random_stretch,
     "quarter_turns": random_quarter_turns,
+    "square": random_square_symmetry,
     "crop_flip": random_crop_flip,
     "crop_altflip": partial(random_crop_flip, flip=False),  # mirrored before
     "shift_flip": random_shift_flip,
@@ -84,11 +86,11 @@ class Recipe:
             The average is tested, and the model holds it after the last epoch. None: no average.
         augment: "none"; "rotation" (by a random angle for every image, bilinear) or
             "rotation_nearest" (nearest neighbour); "quarter_turns" (by a multiple of 90 degrees,
-            exact); "stretch" (a rotation, and a stretch by up to 15 % along each of two axes);
-            "crop_flip" (a shift by up to 4 pixels and a reflection); "crop_altflip" (the same
-            shift; each image is mirrored every other epoch, see
-            :func:`pdoe.data.augmentation.alternating_flips`); "shift_flip" (a shift by up to 2
-            pixels, interpolated, and a reflection).
+            exact); "square" (by a multiple of 90 degrees, and a reflection, exact); "stretch" (a
+            rotation, and a stretch by up to 15 % along each of two axes); "crop_flip" (a shift by
+            up to 4 pixels and a reflection); "crop_altflip" (the same shift; each image is mirrored
+            every other epoch, see :func:`pdoe.data.augmentation.alternating_flips`); "shift_flip"
+            (a shift by up to 2 pixels, interpolated, and a reflection).
         random_frame: rotate the frames of all layers of differential operators by one random
             angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.
         evaluate_every, evaluate_last: see :func:`is_evaluated`.
@@ -100,6 +102,8 @@ class Recipe:
         evaluate_tta_angles: test with the mean over images rotated by these angles (degrees); see
             :func:`pdoe.run.evaluation.confusion_matrix`.
         train_images, test_images: use only the first N; None: all.
+        epoch_images: images of an epoch: the training images repeated, all classes equally often;
+            see :func:`pdoe.data.batches.repeat_evenly`. None: every training image once.
 
     Raises:
         ValueError: a value is impossible.
@@ -122,6 +126,7 @@ class Recipe:
     evaluate_tta_angles: Sequence[float] = ()
     train_images: int | None = None
     test_images: int | None = None
+    epoch_images: int | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Recipe:
@@ -130,7 +135,8 @@ class Recipe:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every", "train_images", "test_images"):
+        sizes = ("batch_size", "train_images", "test_images", "epoch_images")
+        for name in ("epochs", "evaluate_every", *sizes):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 said = name.replace("evaluate_", "evaluate.")

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ..data import DataSet
-from ..data.batches import epoch_batches, to_input
+from ..data.batches import epoch_batches, repeat_evenly, to_input
 from ..fast import release_graphs, replay_as_graphs
 from .checkpoints import CheckpointMismatch, current_conditions, load, save
 from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
@@ -113,6 +113,9 @@ class Training:
         self.examined = data.validation if recipe.evaluate_select == "validation" else data
         self.images = data.train_images[: recipe.train_images]
         self.labels = data.train_labels[: recipe.train_images]
+        if recipe.epoch_images is not None:
+            repeated = repeat_evenly(self.labels, recipe.epoch_images)
+            self.images, self.labels = self.images[repeated], self.labels[repeated]
         self.steps = len(self.images) // recipe.batch_size
         self.device, self.dtype = self.images.device, number_type(self.precision)
         self.augmented = augmentation(recipe.augment, data, self.options.seed)

@@ -97,7 +97,7 @@ def check_run(cfg: DictConfig, config: dict[str, Any]) -> Recipe:
     """
     check_keys(config)
     data = config["data"]
-    if "draw" in data:
+    if "replacement" in data:
         check_source(data["source"], Draw(data["draw"], data["replacement"]))
     recipe = Recipe.of(config["recipe"])
     if data["name"] in SETS and SETS[data["name"]].own:

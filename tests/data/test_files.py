@@ -52,7 +52,7 @@ def test_every_data_error_tells_where_the_root_came_from(monkeypatch):
 
 def test_unknown_names_say_what_is_allowed():
     with pytest.raises(
-        ValueError, match=r"'mnist'.*\['cifar10', 'cifar100', 'folder', 'mnist_rot'\]"
+        ValueError, match=r"'mnist'.*\['cifar10', 'cifar100', 'elpv', 'folder', 'mnist_rot'\]"
     ):
         load_data("mnist")
 

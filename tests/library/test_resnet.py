@@ -196,6 +196,26 @@ def test_with_mean_pooling_the_trunk_commutes_exactly_on_even_sizes(group, offse
 
 
 @pytest.mark.parametrize("group", GROUPS)
+def test_with_means_after_the_stem_the_trunk_commutes_exactly(group, by_matrices):
+    net = settled(small(group, downsample="avgpool", stem_pool=2), 16)
+    assert net.trunk(colours(16, 1)).shape[-2:] == (2, 2)
+    assert by_matrices.errors(net.trunk, PointGroup.named(group), colours(16, 1)) < 1e-12
+
+
+def test_widths_match_parameters_or_cost_and_no_image_is_too_small():
+    for match, widths in (("parameters", [4, 8, 16]), ("cost", [1, 2, 4])):
+        net = ResNet(PointGroup.named("p8m"), 8, plain_widths=[16, 32, 64], match=match)
+        assert [block.convolutions[0].out_channels for block in net.blocks] == widths
+    with pytest.raises(ValueError, match="match is 'parameters' or 'cost', not 'width'"):
+        small("p4", match="width")
+    for wrong in (0, 33, True):
+        with pytest.raises(ValueError, match="stem_pool is an integer from 1 to 32"):
+            small("p4", stem_pool=wrong)
+    with pytest.raises(ValueError, match="an image of 2x2 cannot be halved twice"):
+        small("p4", stem_pool=16, downsample="avgpool")
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_the_invariant_head_makes_the_logits_invariant_and_the_other_does_not(group, by_matrices):
     options = dict(downsample="avgpool", offset=pi / 8)
     x, elements = colours(8, 1), PointGroup.named(group)

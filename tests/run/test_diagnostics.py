@@ -1,6 +1,7 @@
 """What is measured at the end of a run, and what it was made with."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pdoe.models import Images, PlainCNN
 from pdoe.run import closing
 from pdoe.run.checkpoints import Progress
 from pdoe.run.diagnostics import ANGLES, diagnose, measure_rotated_error, rotate_filters
+from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
 from pdoe.run.provenance import (
     difference,
@@ -72,6 +74,17 @@ def test_diagnostics_hold_counts_turns_and_layers():
     assert found["turned"]["0"] == measure_rotated_error(model, data, "fp32", 40, 0)
     assert found["layers"]["trunk"] < 1e-5 < found["layers"]["model"]  # the head is not invariant
     assert diagnose(model, data, "fp32", 100, None)["turned_images"] == 1
+
+
+def test_the_log_odds_of_two_classes_are_kept_and_tell_the_classes_apart():
+    data = bars()
+    found = diagnose(network(), data, "fp32", 30, None)["log_odds"]
+    assert len(found) == 30
+    odds = torch.tensor(log_odds(LeftOrRight(), data))
+    assert torch.equal(odds > 0, data.test_labels == 1)
+    assert odds.abs().unique().tolist() == pytest.approx([5 * 255 / 256])
+    three = PlainCNN(PointGroup(4), [3, 3], images=Images(classes=3, size=9), pool_after=[])
+    assert "log_odds" not in diagnose(three, replace(data, classes=3), "fp32", 30, None)
 
 
 @pytest.mark.parametrize("group, fields", [("p1", 3), ("p6m", 3), ("p8", 11)])

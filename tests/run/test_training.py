@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pdoe import GroupConv, LiftingConv, PointGroup
+from pdoe.data import to_input
 from pdoe.fast import Dropout, release_graphs
 from pdoe.models import Images, PlainCNN
 from pdoe.run import checkpoint_files, checkpoints, training
@@ -410,6 +411,22 @@ def test_the_l2_term_is_in_the_gradient_as_in_the_authors_loss(data):
     plain = trained(data, epochs=1, train_images=8)[0]
     torch.testing.assert_close(decayed["4.bias"].abs(), plain["4.bias"].abs(), atol=1e-4, rtol=0)
     assert not same(plain, decayed)
+
+
+def test_an_epoch_of_few_images_repeats_them_with_all_classes_equally_often(data):
+    seen = []
+    model = network()
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.extend(inputs[0].flatten(1)) if module.training else None
+    )
+    labels = data.train_labels[:5]
+    assert labels.sum() not in (0, 5)
+    fit(model, data, **{**SETTINGS, "epochs": 1}, train_images=5, epoch_images=24)
+    given = to_input(data.train_images[:5], data.mean, data.std).flatten(1)
+    times = (torch.stack(seen)[:, None] == given).all(2).sum(0)
+    assert times.sum() == 24 and times[labels == 0].sum() == times[labels == 1].sum() == 12
+    with pytest.raises(ValueError, match="epoch_images=4 leaves out some of the 5 training images"):
+        fit(model, data, **SETTINGS, train_images=5, epoch_images=4)
 
 
 @pytest.mark.parametrize("augment", ["rotation", "quarter_turns"])

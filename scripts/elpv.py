@@ -1,0 +1,186 @@
+"""ELPV: train networks on few and many labelled solar cells, and compare them.
+
+    python scripts/elpv.py --train 0,1,2,3,4            # five seeds of all networks; resumable
+    python scripts/elpv.py --train 0,1 --labels 50,200  # some of it
+    python scripts/elpv.py                              # results/elpv from the finished runs
+
+Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
+`runs.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
+cells, tables and figures use the seeds that every network has, so that all are compared on the same
+cells. Plain networks are tested a second time, with the mean log odds over the eight symmetries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reproduce import parse_seeds, run
+
+from pdoe.conversion.report import count_multiplications
+from pdoe.data import DataSet, load_data
+from pdoe.files import as_csv, write_whole
+from pdoe.report.labels import describe_runs, draw_figures, make_tables
+from pdoe.run.compose import compose_config
+from pdoe.run.config import build_model
+from pdoe.run.evaluation import log_odds
+from pdoe.run.folder import RunFolder
+from pdoe.run.trained import configuration_in, load_weights
+from pdoe.tables.markdown import insert
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "elpv"
+README = ROOT / "experiments" / "elpv" / "README.md"
+LABELS = "50,100,200,500,1000,1968"
+GROUPS = {"elpv": ("p1", "p4", "p4m", "p8", "p8m"), "elpv_cost": ("p4", "p4m", "p8", "p8m")}
+COLUMNS = (
+    "match", "group", "labels", "seed", "balanced_accuracy", "auc", "accuracy", "parameters",
+    "multiplications", "run_id", "device", "precision", "threads", "torch", "commit",
+    "dirty",
+)  # fmt: skip
+
+
+def train(seeds: Iterable[int], labels: str, outputs: Path) -> int:
+    """Train all networks of one seed after the other; the first exit status that is not 0."""
+    for seed in seeds:
+        for experiment, groups in GROUPS.items():
+            status = run(
+                *("train.py", "-m", f"experiment={experiment}", f"seed={seed}"),
+                *(f"data.draw={seed}", f"recipe.train_images={labels}"),
+                *(f"group={','.join(groups)}", f"outputs={outputs}", "tracking=disabled"),
+            )
+            if status:
+                return status
+    return 0
+
+
+def read_runs(outputs: Path) -> list[dict[str, Any]]:
+    """Read the finished runs of the two experiments with their own recipe."""
+    found = []
+    for path in sorted(outputs.glob("elpv*/*/seed=*/result.json")):
+        folder = RunFolder(path.parent)
+        record, config = folder.read_result(), configuration_in(folder.path)
+        if record["status"] != "finished" or config is None or not is_of_grid(config):
+            continue
+        diagnostics = json.loads((folder.path / "diagnostics.json").read_text("utf-8"))
+        found.append(measure(record, config, np.array(diagnostics["log_odds"])))
+        if config["group"] == "p1":
+            found.append(measure(record, config, view_odds(config, folder.path)))
+            found[-1].update(match="views", multiplications=8 * found[-1]["multiplications"])
+    return found
+
+
+def is_of_grid(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of its experiment, apart from group, seed and cells."""
+    if config["experiment"] not in GROUPS:
+        return False
+    config = json.loads(json.dumps({key: config[key] for key in config if key != "seed"}))
+    base = json.loads(json.dumps(compose(config["experiment"])))
+    for one in (config, base):
+        one["group"] = one["data"]["draw"] = one["recipe"]["train_images"] = one["precision"] = None
+    return config == base
+
+
+@cache
+def compose(experiment: str) -> dict[str, Any]:
+    return compose_config(f"experiment={experiment}")
+
+
+def measure(record: Mapping[str, Any], config: dict[str, Any], odds: np.ndarray) -> dict[str, Any]:
+    """Return the line of a run; measures of quality in per cent."""
+    quality = measure_quality(odds, data_set().test_labels.numpy())
+    return {
+        "match": config["model"]["match"],
+        "group": config["group"],
+        "labels": config["recipe"]["train_images"],
+        "seed": record["seed"],
+        **{name: round(100 * value, 4) for name, value in quality.items()},
+        "multiplications": multiplications(config["experiment"], config["group"]),
+        **{key: record[key] for key in COLUMNS if key in record and key != "seed"},
+    }
+
+
+@cache
+def data_set() -> DataSet:
+    return load_data("elpv", size=compose("elpv")["data"]["size"])
+
+
+def view_odds(config: dict[str, Any], folder: Path) -> np.ndarray:
+    """Return the mean log odds of a trained network over the eight symmetries of each test cell."""
+    data = data_set()
+    model = load_weights(build_model(config, data), folder)
+    turned = [torch.rot90(data.test_images, k, (2, 3)) for k in range(4)]
+    views = [view for images in turned for view in (images, images.flip(3))]
+    odds = [log_odds(model, replace(data, test_images=v), config["precision"]) for v in views]
+    return np.mean(odds, axis=0)
+
+
+@cache
+def multiplications(experiment: str, group: str) -> int:
+    """Multiplications of the convolutions and the linear layer for one image, kernels dense."""
+    model = build_model({**compose(experiment), "group": group}, data_set())
+    _, channels, size, _ = data_set().test_images.shape
+    return sum(count_multiplications(model, channels, size)[0].values())
+
+
+def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Measure log odds ``[N]`` against labels 0 or 1 ``[N]``.
+
+    ``auc`` is the probability that a defective cell has larger log odds than a functional one,
+    ties counting half. The other two measures call a cell defective where the log odds exceed 0.
+    """
+    positive, negative = odds[labels == 1], odds[labels == 0]
+    above = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
+    recalls = (positive > 0).mean(), (negative <= 0).mean()
+    accuracy = ((odds > 0) == (labels == 1)).mean()
+    return {"balanced_accuracy": sum(recalls) / 2, "auc": above, "accuracy": accuracy}
+
+
+def select_complete(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs of those pairs of seed and number of cells that have every network."""
+    pairs = Counter((run["seed"], run["labels"]) for run in runs)
+    most = sum(map(len, GROUPS.values())) + 1  # the plain network has two lines
+    return [run for run in runs if pairs[run["seed"], run["labels"]] == most]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", metavar="SEEDS", help="train first; comma-separated seeds")
+    parser.add_argument("--labels", default=LABELS, help="numbers of labelled cells to train on")
+    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="folder of the runs")
+    options = parser.parse_args(arguments)
+    outputs = options.outputs.resolve()
+    if options.train is not None:
+        if status := train(parse_seeds(options.train), options.labels, outputs):
+            return status
+    runs = read_runs(outputs)
+    if not runs:
+        print(f"no finished run under {outputs}: python scripts/elpv.py --train 0", file=sys.stderr)
+        return 1
+    runs.sort(key=lambda r: (r["seed"], r["labels"], r["match"] != "parameters", r["group"]))
+    write_whole(RESULTS / "runs.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in runs]))
+    lines = select_complete(runs)
+    print(f"{len(runs)} runs, {len(lines)} of them with every network beside it")
+    if lines:
+        text = insert(README.read_text("utf-8"), "runs", describe_runs(lines))
+        for name, table in make_tables(lines).items():
+            text = insert(text, name, table)
+        write_whole(README, text)
+        for name, svg in draw_figures(lines).items():
+            write_whole(RESULTS / "figures" / name, svg)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
