@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..fast import jet
+from ..fast.jet.library import has_amx_products
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
 from .closing import closing_line, is_disk_error, measure_trained
@@ -137,7 +138,7 @@ class Run:
             forced = self.settings.algorithm == "jet"
             where = "wherever possible" if forced else "where faster"
             self.chosen.append(f"jet form: {where}")
-            different = [where] * forced + ["amx"] * jet.has_amx_products()
+            different = [where] * forced + ["amx"] * has_amx_products()
             self.jet = ", ".join(different) or True
         self.model = model
 

@@ -18,7 +18,7 @@ from ..layout import has_channels_last_strides
 from ..modes import is_captured, is_compiled, is_transformed
 from .algebra import Form
 from .function import JetConv
-from .library import has_amx_products, load
+from .library import load
 from .operators import call_operator
 from .rule import may_pay, pays
 
