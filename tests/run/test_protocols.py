@@ -63,11 +63,14 @@ def same(a, b):
 )
 def test_the_epoch_that_counts_is_the_first_with_the_least_error(data, select, rate, average):
     held = data.hold_out(30, keep_test=True)
-    settings = {"average": average, "learning_rate": [[0, rate]]}
-    model, rows, progress = run(held, evaluate_select=select, **settings)
     name = {"validation": "validation_error", "test_best": "test_error"}.get(select, "train_error")
-    best = first_least(rows, name)
-    assert 1 < best < 9  # or nothing would be shown
+    best = 0
+    for seed in range(20):  # until the least error is neither the first nor the last: CPUs differ
+        settings = {"average": average, "learning_rate": [[0, rate]], "seed": seed}
+        model, rows, progress = run(held, evaluate_select=select, **settings)
+        if 1 < (best := first_least(rows, name)) < 9:
+            break
+    assert 1 < best < 9
     assert progress.selected_epoch == best
     assert progress.selected_error == min(row[name] for row in rows)
     assert same(model.state_dict(), weights_after(held, best, **settings))
@@ -296,7 +299,8 @@ def test_what_is_neutral_is_not_hashed_and_is_filled_in_where_it_is_missing():
     assert whole["recipe"]["evaluate"] == {"every": 10, "select": "last", "tta_angles": []}
     assert select_hashed(whole) == select_hashed(old) == old
     assert whole["data"] == {
-        "name": "mnist_rot", "validation": 0, "statistics": "train", "draw": 0, "replacement": False
+        "name": "mnist_rot", "validation": 0, "fold": None, "statistics": "train", "draw": 0,
+        "replacement": False,
     }  # fmt: skip
     for section, key, value in [
         ("data", "draw", 1), ("data", "replacement", True),
