@@ -72,6 +72,7 @@ def write_slots(
     tl.store(slots + slot[:, None] * count + place[None, :], found, wanted)
 
 
+@lru_cache(maxsize=64)
 def sort_blocks(form: Form) -> tuple[list[int], list[Kind]]:
     """The output frequencies, complex ones first, and the kinds of their blocks in that order."""
     shapes = [(len(block[0].weights), len(block)) for block in form.algebra.blocks]
@@ -143,6 +144,7 @@ def make_slots(form: Form, source: Tensor, source_grid: Grid, grid: Grid) -> Ten
         (channels * pixels, images, *grid.size, grid.origin, grid.step),
         (*source_grid.size, source_grid.origin, source_grid.step),
     )
+    source = source.resolve_neg()  # the kernel reads memory
     with torch.cuda.device_of(source):
         write_slots[triton.cdiv(channels * pixels, BLOCK), n // 2 + 1](
             source, slots, tuple(tables), source.stride(), lattices,
