@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar sweep-groups compare report view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 lint reproduce-mnistrot reproduce-cifar sweep-groups compare report demo view benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ compare: env ## compare the runs in outputs/ with the paper and with results/; P
 
 report: env ## all runs, tables and figures as one page: outputs/report.html
 	$(RUN) scripts/report.py
+
+demo: env ## networks that read a digit while it turns, as one page for a browser: outputs/demo.html
+	$(RUN) scripts/make_demo.py
 
 view: env ## look at a tracked run in the terminal (wandb leet): RUN=outputs/..., by default the newest
 	@newest=$$(find "$(VIEW)" -type d \( -name 'run-2*' -o -name 'offline-run-2*' \) -prune 2>/dev/null \
