@@ -133,12 +133,13 @@ class Run:
         if cfg.recipe.sync_bn:
             model = synchronise_norms(model, self.device)
         self.settings.apply(model)
-        self.jet: bool | str | None = None  # which products, and whether "auto" chose them
+        self.jet: bool | str | None = None  # True: where it is faster, without AMX
         if jet.is_used(model):
-            self.jet, chosen = jet.arithmetic(), "where faster"
-            if self.settings.algorithm == "jet":
-                self.jet, chosen = f"wherever possible, {self.jet}", "wherever possible"
-            self.chosen.append(f"jet form: {chosen}")
+            forced = self.settings.algorithm == "jet"
+            where = "wherever possible" if forced else "where faster"
+            self.chosen.append(f"jet form: {where}")
+            different = [where] * forced + ["amx"] * has_amx_products()
+            self.jet = ", ".join(different) or True
         self.model = model
 
     def _begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
