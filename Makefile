@@ -24,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist 
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock data test test-all test-hard test-avx2 test-wheel lint docs reproduce-mnistrot reproduce-cifar campaign sweep-groups compare report demo view benchmark clean
+.PHONY: help env lock data test test-all test-hard test-avx2 test-wheel docs lint reproduce-mnistrot reproduce-cifar campaign sweep-groups compare report demo view benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "%-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
