@@ -132,11 +132,12 @@ class Run:
         if cfg.recipe.sync_bn:
             model = synchronise_norms(model, self.device)
         self.settings.apply(model)
-        self.jet: bool | str | None = None  # True: where it is faster
+        self.jet: bool | str | None = None  # which products, and whether "auto" chose them
         if jet.is_used(model):
-            forced = self.settings.algorithm == "jet"
-            self.jet = "wherever possible" if forced else True
-            self.chosen.append(f"jet form: {self.jet if forced else 'where faster'}")
+            self.jet, chosen = jet.arithmetic(), "where faster"
+            if self.settings.algorithm == "jet":
+                self.jet, chosen = f"wherever possible, {self.jet}", "wherever possible"
+            self.chosen.append(f"jet form: {chosen}")
         self.model = model
 
     def _begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pdoe import GroupConv, GroupPool, PointGroup
 from pdoe.fast import jet, set_inductor_cache
-from pdoe.fast.jet import function, library, operators
+from pdoe.fast.jet import function, library, operators, rule
 from pdoe.fast.jet.algebra import algebra
 from pdoe.fast.jet.reference import reference
 from pdoe.fast.layout import is_channels_last, to_channels_last
@@ -297,6 +297,39 @@ def test_in_64_bits_auto_is_dense():
     assert torch.equal(by("auto", layer, x)[0], by("dense", layer, x)[0])
 
 
+@pytest.mark.parametrize(
+    "limit, allowed",
+    [("", True), ("all", True), ("AVX512_CORE_AMX_FP16", True), ("AVX512_CORE_BF16", False)],
+)
+def test_amx_can_be_turned_off(limit, allowed, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert library.convolves_by_amx.__wrapped__() == allowed
+    monkeypatch.setattr(library, "convolves_by_amx", lambda: allowed)
+    monkeypatch.setattr(library, "has_bf16_products", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    assert library.has_amx_products.__wrapped__() == allowed
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: False)  # the system refuses it
+    assert not library.has_amx_products.__wrapped__()
+
+
+def test_where_the_dense_layer_has_amx_small_layers_stay_dense_in_16_bits(monkeypatch):
+    def chosen(fields, amx, own):
+        monkeypatch.setattr(rule, "convolves_by_amx", lambda: amx)
+        monkeypatch.setattr(rule, "has_amx_products", lambda: own)
+        layer = layer_of("p8", fields, fields, torch.float32)
+        x = map_of(layer, (16, 16))
+        return [rule.pays(layer, x, number) for number in (torch.float32, torch.bfloat16)]
+
+    assert chosen(8, False, False) == [True, True]
+    assert chosen(8, True, True) == [True, False]
+    assert chosen(16, True, True) == [True, True]
+    assert chosen(16, True, False) == [True, False]
+    with torch.no_grad():
+        assert chosen(16, True, True) == [True, False]
+        assert chosen(24, True, True) == [True, True]
+
+
 def test_exported_and_transformed_layers_are_dense(compiled, monkeypatch):
     layer = layer_of("p8", 3, 2, torch.float32)
     x = map_of(layer)
@@ -345,11 +378,15 @@ def test_a_compiled_network_is_the_eager_one(compiled, monkeypatch):
     group = PointGroup(8)
     net = nn.Sequential(GroupConv(group, 1, 6), nn.ReLU(), GroupConv(group, 6, 6), GroupPool())
     program, calls = compile_counting(monkeypatch, net, backend="aot_eager", dynamic=False)
-    x, found = torch.randn(2, 1, 8, 9, 12), []
-    for model in (program, net):
-        y = model(x)
-        found.append([y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))])
-    assert max(errors(*found)) < 1e-5 and len(calls) == 1
+    x, parameters = torch.randn(2, 1, 8, 9, 12), list(net.parameters())
+    for half in (False, True):
+        found = []
+        for model in (program, net):
+            with torch.autocast("cpu", torch.bfloat16, half):
+                y = model(x)
+            found.append([y, *torch.autograd.grad(y.float().square().sum(), parameters)])
+        assert max(errors(*found)) < (0.05 if half else 1e-5)
+        assert half or len(calls) == 1  # in 16 bits the rule depends on the processor
 
 
 def test_gradients_of_the_operator_can_be_differentiated_and_mapped_over(compiled, monkeypatch):

@@ -18,7 +18,7 @@ from ..layout import has_channels_last_strides
 from ..modes import is_captured, is_compiled, is_transformed
 from .algebra import Form
 from .function import JetConv
-from .library import load
+from .library import has_amx_products, load
 from .operators import call_operator
 from .rule import may_pay, pays
 
@@ -104,6 +104,11 @@ def can_run(device_type: str) -> bool:
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+def arithmetic() -> bool | str:
+    """What a run's conditions call the products of the jet form: True, or "amx"."""
+    return "amx" if has_amx_products() else True
 
 
 def form_of(layer: GroupConv) -> Form:

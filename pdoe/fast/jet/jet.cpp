@@ -171,6 +171,12 @@ void order_of(int* order, int n, int first, int step) {
   }
 }
 
+// Where `split` leaves a rotation.
+constexpr int place_of(int rotation, int n) {
+  if (n % 2) return rotation;
+  return rotation % 2 * (n / 2) + place_of(rotation / 2, n / 2);
+}
+
 // The orthogonal transform between n rotations [lanes][n] in memory and n vectors of planes.
 // `matrix` is [rotation][plane], its rotations in the order in which `split` leaves them.
 template <class S, int N>
@@ -213,6 +219,44 @@ void synthesise(const Vec<S>* from, const S* matrix, Vec<S> bias, S* p, int) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; i++) store(p + i * lanes<S>, v[i]);
 }
+// The same for a large n, with all sums in the order of `analyse_any`; rotations of `matrix` are in
+// their own order.
+template <class S, int N>
+void analyse_large(const S* p, const S* matrix, Vec<S>* to, int) {
+  Vec<S> v[N], f[N];
+#pragma GCC unroll 32
+  for (int i = 0; i < N; i++) v[i] = load(p + i * lanes<S>);
+  split<S, N>(v);
+#pragma GCC unroll 32
+  for (int h = 0; h < N; h++) f[h] = v[place_of(h, N)];
+  for (int k = 0; k < N; k += 8) {
+    Vec<S> sum[8] = {};
+    for (int h = 0; h < N; h++)
+#pragma GCC unroll 8
+      for (int l = 0; l < 8; l++) sum[l] += matrix[h * N + k + l] * f[h];
+#pragma GCC unroll 8
+    for (int l = 0; l < 8; l++) to[k + l] = sum[l];
+  }
+}
+template <class S, int N>
+void synthesise_large(const Vec<S>* from, const S* matrix, Vec<S> bias, S* p, int) {
+  Vec<S> v[N], f[N];
+  for (int h = 0; h < N; h += 8) {
+    Vec<S> sum[8];
+#pragma GCC unroll 8
+    for (int l = 0; l < 8; l++) sum[l] = bias;
+    for (int k = 0; k < N; k++)
+#pragma GCC unroll 8
+      for (int l = 0; l < 8; l++) sum[l] += matrix[(h + l) * N + k] * from[k];
+#pragma GCC unroll 8
+    for (int l = 0; l < 8; l++) f[h + l] = sum[l];
+  }
+#pragma GCC unroll 32
+  for (int h = 0; h < N; h++) v[place_of(h, N)] = f[h];
+  join<S, N>(v);
+#pragma GCC unroll 32
+  for (int i = 0; i < N; i++) store(p + i * lanes<S>, v[i]);
+}
 // The same for any n.
 template <class S>
 void analyse_any(const S* p, const S* matrix, Vec<S>* to, int n) {
@@ -247,6 +291,8 @@ struct Transform {
     if (n == 8) take<8>(order);
     if (n == 12) take<12>(order);
     if (n == 16) take<16>(order);
+    if (n == 24) take_large<24>();
+    if (n == 32) take_large<32>();
     for (int k = 0; k < n; k++)
       for (int i = 0; i < n; i++) matrix[i * n + k] = S(rows[k * n + order[i]]);
   }
@@ -255,6 +301,11 @@ struct Transform {
     order_of(order.data(), N, 0, 1);
     this->analyse = ::analyse<S, N>;
     this->synthesise = ::synthesise<S, N>;
+  }
+  template <int N>
+  void take_large() {
+    this->analyse = ::analyse_large<S, N>;
+    this->synthesise = ::synthesise_large<S, N>;
   }
 };
 
@@ -387,6 +438,108 @@ void product(const char* a, const typename T::Number* b, typename T::Number* c, 
   }
 }
 
+#if defined(__AMX_BF16__)
+// ---- Products by AMX ----------------------------------------------------------------------------
+
+// The tile registers: 0 ... 5 hold c, 6 a tile of a, 7 one of b.
+struct TileShape {
+  int rows, pairs, columns;  // of a and c; of a and b, terms are pairs of bfloat16; of b and c
+  bool operator==(const TileShape&) const = default;
+};
+class Tiles {
+  TileShape now{0, 0, 0};
+
+ public:
+  Tiles() = default;
+  Tiles(const Tiles&) = delete;
+  ~Tiles() { _tile_release(); }
+  void shape(const TileShape& wanted) {
+    if (wanted == now) return;
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } layout;
+    for (int i = 0; i < 8; i++) {
+      layout.bytes[i] = uint16_t(4 * (i == 6 ? wanted.pairs : wanted.columns));
+      layout.rows[i] = uint8_t(i == 7 ? wanted.pairs : wanted.rows);
+    }
+    asm volatile("" ::"r"(&layout) : "memory");
+    _tile_loadconfig(&layout);
+    now = wanted;
+  }
+};
+
+// c (+)= sum over steps of a b, for `M` x `N` tiles. All distances are in bytes.
+struct TileProduct {
+  int64_t steps;
+  int64_t row_a, next_a, step_a;  // to the next row, tile and step
+  int64_t row_b, next_b, step_b;
+  int64_t row_c, down_c, right_c;  // to the next row, and to the tiles below and to the right
+  bool add;                        // to what c holds
+};
+template <int M, int N>
+void tile_product(const char* a, const char* b, char* c, const TileProduct& q) {
+  asm volatile("" ::: "memory");  // the intrinsics do not say that they read memory
+  char* below = c + q.down_c;
+#define EACH_TILE_OF_C(DO)              \
+  DO(0, c);                             \
+  if constexpr (N > 1) DO(1, c + q.right_c);         \
+  if constexpr (N > 2) DO(2, c + 2 * q.right_c);     \
+  if constexpr (M > 1) DO(3, below);                 \
+  if constexpr (M > 1 && N > 1) DO(4, below + q.right_c); \
+  if constexpr (M > 1 && N > 2) DO(5, below + 2 * q.right_c);
+#define LOAD(tile, place) _tile_loadd(tile, place, q.row_c)
+#define CLEAR(tile, place) _tile_zero(tile)
+#define STORE(tile, place) _tile_stored(tile, place, q.row_c)
+  if (q.add) {
+    EACH_TILE_OF_C(LOAD)
+  } else {
+    EACH_TILE_OF_C(CLEAR)
+  }
+  for (int64_t s = 0; s < q.steps; s++, a += q.step_a, b += q.step_b) {
+    _tile_loadd(6, a, q.row_a);
+    _tile_loadd(7, b, q.row_b);
+    _tile_dpbf16ps(0, 6, 7);
+    if constexpr (N > 1) {
+      _tile_loadd(7, b + q.next_b, q.row_b);
+      _tile_dpbf16ps(1, 6, 7);
+    }
+    if constexpr (N > 2) {
+      _tile_loadd(7, b + 2 * q.next_b, q.row_b);
+      _tile_dpbf16ps(2, 6, 7);
+    }
+    if constexpr (M > 1) {  // backwards: the last tile of b is there
+      _tile_loadd(6, a + q.next_a, q.row_a);
+      if constexpr (N > 2) {
+        _tile_dpbf16ps(5, 6, 7);
+        _tile_loadd(7, b + q.next_b, q.row_b);
+      }
+      if constexpr (N > 1) {
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, b, q.row_b);
+      }
+      _tile_dpbf16ps(3, 6, 7);
+    }
+  }
+  EACH_TILE_OF_C(STORE)
+  asm volatile("" ::: "memory");
+#undef EACH_TILE_OF_C
+#undef LOAD
+#undef CLEAR
+#undef STORE
+}
+void tile_product(int below, int beside, const char* a, const char* b, char* c,
+                  const TileProduct& q) {
+  if (below == 1 && beside == 1) tile_product<1, 1>(a, b, c, q);
+  if (below == 1 && beside == 2) tile_product<1, 2>(a, b, c, q);
+  if (below == 1 && beside == 3) tile_product<1, 3>(a, b, c, q);
+  if (below == 2 && beside == 1) tile_product<2, 1>(a, b, c, q);
+  if (below == 2 && beside == 2) tile_product<2, 2>(a, b, c, q);
+  if (below == 2 && beside == 3) tile_product<2, 3>(a, b, c, q);
+}
+#endif
+
 }  // namespace
 
 // ---- The layer ----------------------------------------------------------------------------------
@@ -418,7 +571,7 @@ struct Block {
   int slots, parts, first;     // first: its first slot
   int vectors, columns;        // of a row of the product, padded
   std::vector<int> panels;     // vectors of each panel
-  int64_t at_weight, at_result;
+  int64_t at_weight, at_result, at_column;  // at_column: columns of the blocks before
 };
 
 // Memory of a thread, kept from call to call: its pages are mapped once, in large ones where the
@@ -467,6 +620,11 @@ template <class S, class M, bool HALF>
 struct Layer {
   static constexpr int L = lanes<S>;
   static constexpr int GRAIN = HALF ? 2 : 1;  // channels of a chunk come in pairs
+#if defined(__AMX_BF16__)
+  static constexpr bool TILED = HALF;
+#else
+  static constexpr bool TILED = false;
+#endif
   const JetCall& call;
   const int n, radius;
   const int64_t C, K, W;  // inputs, outputs, width of a row of slots in pixels
@@ -474,7 +632,7 @@ struct Layer {
   const Transform<S> transform;
   const std::vector<S> taps, mixing;
   int64_t chunk, chunks, rows, tiles_per_image, tiles, pixels;
-  int64_t weights_size = 0, result_width = 0;
+  int64_t weights_size = 0, result_width = 0, all_columns = 0;
 
   explicit Layer(const JetCall& c)
       : call(c), n(int(c.order)), radius(int(c.radius)), C(c.inputs), K(c.outputs),
@@ -492,7 +650,8 @@ struct Layer {
         b.panels.push_back(b.vectors * (p + 1) / panels - b.vectors * p / panels);
       b.at_weight = weights_size;
       weights_size += int64_t(b.slots) * (chunks * chunk) * b.columns;
-      b.at_result = result_width;
+      b.at_result = result_width, b.at_column = all_columns;
+      all_columns += b.columns;
       result_width += pixels * b.columns + L;
       blocks.push_back(b);
     }
@@ -506,7 +665,8 @@ struct Layer {
       chunk = (chunk + GRAIN - 1) / GRAIN * GRAIN;
       const int64_t of_row = call.slots * chunk * W * size;
       rows = std::clamp<int64_t>(call.cache / std::max<int64_t>(of_row, 1), 1, std::max<int64_t>(H, 1));
-      if (rows * call.width >= std::min<int64_t>(64, H * call.width) || chunk <= 8) break;
+      const bool enough = rows * call.width >= std::min<int64_t>(64, H * call.width);
+      if ((enough || chunk <= 8) && (!TILED || chunk <= 32)) break;
     }
     chunks = (C + chunk - 1) / chunk;
     tiles_per_image = std::max<int64_t>((H + rows - 1) / rows, 1);
@@ -585,7 +745,11 @@ struct Layer {
               int64_t column = 0;
               for (int v : b.panels) {
                 const int64_t columns = v * L, row = s * wide + c;
-                for (int64_t j = 0; j < columns; j++) line[column + j] += from[row * columns + j];
+                if constexpr (TILED)  // [column][channel] of every slot
+                  for (int64_t j = 0; j < columns; j++)
+                    line[column + j] += from[(s * columns + j) * wide + c];
+                else
+                  for (int64_t j = 0; j < columns; j++) line[column + j] += from[row * columns + j];
                 from += b.slots * wide * columns;
                 column += columns;
               }
@@ -602,7 +766,8 @@ struct Layer {
   }
 
   struct Scratch {
-    int64_t pitch, plane, slot;  // of filtered rows, planes and slots, in numbers
+    // of filtered rows, planes, slots and slots of pairs, in numbers, and of pairs of a target
+    int64_t pitch, plane, slot, pair, turned;
     S *staged, *planes, *filtered, *result, *target, *out;
     char *slots, *pairs;
     int32_t* target_pairs;
@@ -619,6 +784,10 @@ struct Layer {
       pitch = (l.W + 2 * l.radius) * l.chunk + 2 * L;
       plane = (pitch * plane_rows + L + 15) / 16 * 16 + 16;
       slot = slot_of(l.pixels * l.call.step * l.chunk + 2 * L);
+      // Tiles have up to 16 pairs: those beyond the last are zeros.
+      const int64_t pairs_of_pixels = (l.rows + 1) / 2 * l.W + 16;
+      pair = TILED ? slot_of(pairs_of_pixels * l.chunk) : slot;
+      turned = slot_of(pairs_of_pixels);
       arena.fill([&](Arena& a) {
         jets = a.take<Vec<S>>(2 * n * JETS);
         v = a.take<Vec<S>>(n);
@@ -629,8 +798,9 @@ struct Layer {
         slots = a.take<char>(l.call.slots * slot * (HALF ? 2 : sizeof(S)) + ALIGN);
         result = a.take<S>(l.result_width + L);
         target = a.take<S>(target_wanted ? l.result_width + L : 0);
-        pairs = a.take<char>(HALF && target_wanted ? l.call.slots * slot * 4 : 0);
-        target_pairs = a.take<int32_t>(HALF && target_wanted ? l.result_width + L : 0);
+        pairs = a.take<char>(HALF && target_wanted ? l.call.slots * pair * 4 : 0);
+        const int64_t of_target = TILED ? l.all_columns * turned : l.result_width + L;
+        target_pairs = a.take<int32_t>(HALF && target_wanted ? of_target : 0);
       });
     }
   };
@@ -852,9 +1022,64 @@ struct Layer {
 #else
   typedef Plain<S> Kind;
 #endif
+#if defined(__AMX_BF16__)
+  // The products of a tile of slots, 32 pixels at a time, as equal as can be. Where their number is
+  // odd, the two tiles of pixels share one, and both compute it.
+  void multiply_tiles(Scratch& x, const S* packed, int64_t q, int64_t count) const {
+    const int64_t wide = width_of(q), row = call.step * wide * 2, all = count * call.width;
+    const int64_t groups = (all + 31) / 32;
+    Tiles tiles;
+    for (const Block& b : blocks) {
+      const char* weight = reinterpret_cast<const char*>(packed + at(b, q));
+      int64_t column = 0;
+      for (int v : b.panels) {
+        for (int64_t g = 0; g < groups; g++) {
+          const int64_t first = all * g / groups, here = all * (g + 1) / groups - first;
+          const int below = here > 16 ? 2 : 1;
+          const int64_t high = (here + below - 1) / below, next = here - high;
+          tiles.shape({int(high), int(wide / 2), L});
+          const TileProduct p{b.slots, row, next * row, x.slot * 2,
+                              v * L * 4, L * 4, wide / 2 * v * L * 4,
+                              b.columns * 4, next * b.columns * 4, L * 4, q > 0};
+          S* to = x.result + b.at_result + first * b.columns + column;
+          tile_product(below, v, x.slots + b.first * x.slot * 2 + first * row, weight,
+                       reinterpret_cast<char*>(to), p);
+        }
+        column += v * L;
+        weight += b.slots * wide * v * L * 2;
+      }
+    }
+  }
+  // The gradient of the weights, [column][channel] of every slot, over `depth` pairs of pixels.
+  void accumulate_tiles(Scratch& x, S* packed, int64_t wide, int64_t q, int64_t depth) const {
+    const int64_t steps = (depth + 15) / 16, pairs = (depth + steps - 1) / steps;
+    const int beside = wide > 16 ? 2 : 1;
+    const int64_t channels = wide / beside;
+    Tiles tiles;
+    tiles.shape({L, int(pairs), int(channels)});
+    const TileProduct p{steps, x.turned * 4, L * x.turned * 4, pairs * 4,
+                        wide * 4, channels * 4, pairs * wide * 4,
+                        wide * 4, L * wide * 4, channels * 4, true};
+    for (const Block& b : blocks) {
+      char* to = reinterpret_cast<char*>(packed + at(b, q));
+      const char* target = reinterpret_cast<const char*>(x.target_pairs + b.at_column * x.turned);
+      for (int v : b.panels) {
+        for (int s = 0; s < b.slots; s++)
+          for (int i = 0; i < v; i += 2)
+            tile_product(std::min(v - i, 2), beside, target + i * p.next_a,
+                         x.pairs + (b.first + s) * x.pair * 4, to + (s * v + i) * p.down_c, p);
+        target += v * p.next_a;
+        to += b.slots * wide * v * L * 4;
+      }
+    }
+  }
+#endif
   __attribute__((noinline)) void multiply(Scratch& x, const S* packed, int64_t q, int64_t count) const {
     constexpr int64_t size = HALF ? 2 : sizeof(S);
     const int64_t wide = width_of(q);
+#if defined(__AMX_BF16__)
+    if constexpr (TILED) return multiply_tiles(x, packed, q, count);
+#endif
     for (const Block& b : blocks) {
       const S* weight = packed + at(b, q);
       const int64_t depth = wide / GRAIN;
@@ -879,7 +1104,7 @@ struct Layer {
       for (int64_t s = 0; s < call.slots; s++)
         for (int64_t r = 0; r < pair_rows; r++) {
           const Half* upper = reinterpret_cast<const Half*>(x.slots) + s * x.slot + 2 * r * length;
-          int32_t* to = reinterpret_cast<int32_t*>(x.pairs) + s * x.slot + r * length;
+          int32_t* to = reinterpret_cast<int32_t*>(x.pairs) + s * x.pair + r * length;
           const bool both = 2 * r + 1 < count;
           for (int64_t i = 0; i < length; i += 16) {
             __m256i a, b = _mm256_setzero_si256();
@@ -891,6 +1116,13 @@ struct Layer {
           }
         }
 #endif
+#if defined(__AMX_BF16__)
+    if constexpr (TILED) {
+      for (int64_t s = 0; s < call.slots; s++)
+        std::memset(x.pairs + (s * x.pair + pair_rows * length) * 4, 0, 15 * wide * 4);
+      return accumulate_tiles(x, packed, wide, q, pair_rows * W);
+    }
+#endif
     const char* left = HALF ? x.pairs : x.slots;
     for (const Block& b : blocks) {
       S* to = packed + at(b, q);
@@ -901,7 +1133,7 @@ struct Layer {
                         v * L, true};
         const S* right = HALF ? reinterpret_cast<const S*>(x.target_pairs) : x.target;
         for (int s = 0; s < b.slots; s++)
-          product<Kind>(left + (b.first + s) * x.slot * sizeof(S), right + b.at_result + column,
+          product<Kind>(left + (b.first + s) * x.pair * sizeof(S), right + b.at_result + column,
                         to + s * wide * v * L, wide, v, p);
         column += v * L;
         to += b.slots * wide * v * L;
@@ -936,12 +1168,24 @@ struct Layer {
         for (int64_t r = 0; r < (count + 1) / 2; r++) {
           const int64_t length = call.width * b.columns;
           const S* upper = x.target + b.at_result + 2 * r * length;
-          int32_t* to = x.target_pairs + b.at_result + r * length;
           const bool both = 2 * r + 1 < count;
-          for (int64_t i = 0; i < length; i++)
-            to[i] = int32_t(uint32_t(narrow(upper[i])) |
-                            (both ? uint32_t(narrow(upper[length + i])) << 16 : 0u));
+          const auto pair = [=](int64_t i) {
+            return int32_t(uint32_t(narrow(upper[i])) |
+                           (both ? uint32_t(narrow(upper[length + i])) << 16 : 0u));
+          };
+          if constexpr (TILED) {  // [column][pair of pixels]
+            int32_t* to = x.target_pairs + b.at_column * x.turned + r * call.width;
+            for (int64_t p = 0; p < call.width; p++)
+              for (int64_t i = 0; i < b.columns; i++)
+                to[i * x.turned + p] = pair(p * b.columns + i);
+          } else {
+            int32_t* to = x.target_pairs + b.at_result + r * length;
+            for (int64_t i = 0; i < length; i++) to[i] = pair(i);
+          }
         }
+    if constexpr (TILED)
+      for (int64_t i = 0; i < all_columns; i++)
+        std::fill_n(x.target_pairs + i * x.turned + (count + 1) / 2 * call.width, 15, 0);
   }
   __attribute__((noinline)) void transform_back(Scratch& x, int64_t image, int64_t row, int64_t count) const {
     M* to = static_cast<M*>(call.result) + (image * call.height + row) * call.width * K * n;

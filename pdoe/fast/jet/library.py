@@ -48,7 +48,8 @@ def vector_flags() -> list[str]:
         return []
     if capability == "AVX512":
         flags = ["-march=x86-64-v4"]
-        return [*flags, "-mavx512bf16"] if has_bf16_products() else flags
+        flags += ["-mavx512bf16"] if has_bf16_products() else []
+        return [*flags, "-mamx-tile", "-mamx-bf16"] if has_amx_products() else flags
     return ["-march=x86-64-v3"] if capability == "AVX2" else []
 
 
@@ -58,6 +59,21 @@ def has_bf16_products() -> bool:
         torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.cpu._is_avx512_bf16_supported()
     )
+
+
+@cache
+def has_amx_products() -> bool:
+    """Whether the CPU multiplies tiles of numbers of 16 bits, and neither torch nor oneDNN is kept
+    from using it; asks the system for the permission that this needs."""
+    return has_bf16_products() and convolves_by_amx() and torch.cpu._init_amx()
+
+
+@cache
+def convolves_by_amx() -> bool:
+    """Whether oneDNN, which computes the dense convolution, may use AMX for bfloat16."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    allowed = limit.upper() in ("ALL", "DEFAULT") or "AMX" in limit.upper()
+    return allowed and torch.cpu._is_amx_tile_supported()
 
 
 def cache_folder() -> Path:
