@@ -20,9 +20,8 @@ from pdoe.fast.jet import form_of, function
 pytest.importorskip("triton")
 # Group, batch, map, and the rest of a layer of two fields in and three out.
 CASES = {
-    "blocks of both kinds, each image by itself": ("p4", 2, (5, 7), {"offset": 0.3, "bias": True}),
-    "reflections, stride": ("p3m", 1, (9, 8), {"offset": 0.2, "stride": 2, "padding": 1}),
-    "real blocks alone": ("p2m", 1, (6, 10), {"padding": 0, "offset": 0.1}),
+    "both kinds of blocks, each image by itself": ("p3m", 2, (5, 7), {"offset": 0.3, "bias": True}),
+    "real blocks alone, stride": ("p2", 1, (9, 8), {"offset": 0.2, "stride": 2, "padding": 1}),
     "one rotation": ("p1", 1, (6, 5), {"bank": "gaussian", "size": 7, "stride": 3}),
 }
 
@@ -51,9 +50,9 @@ def find_errors():
 
 
 def find_error_of_short_numbers():
-    layer = GroupConv(PointGroup(3), 3, 3)
+    layer = GroupConv(PointGroup(4), 3, 3)
     exact = copy.deepcopy(layer).double()
-    x = torch.randn(1, 3, 3, 6, 6).bfloat16()
+    x = torch.randn(1, 3, 4, 6, 6).bfloat16()
     form, given = form_of(layer), x.double().requires_grad_()
     expected = exact(given)
     gradients = torch.autograd.grad(expected.sum(), [given, exact.weight])

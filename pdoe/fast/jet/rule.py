@@ -102,8 +102,8 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
     if number == torch.bfloat16:
         if fields * (1 + group.reflections) < LEAST_FIELDS:
             return False
-        if convolves_by_amx():
-            if not has_amx_products():
+        if _dense_has_amx():
+            if not _jet_has_amx():
                 return False
             least = LEAST_WITH_AMX[torch.is_grad_enabled()]
             if not 2 < group.n <= 12:
@@ -114,3 +114,14 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
     if x.shape[0] * math.prod(x.shape[-2:]) < FEW_PIXELS and not torch.is_grad_enabled():
         least = max(least, LEAST_FOR_FEW_PIXELS[group.reflections])
     return fields * len(group) >= least
+
+
+# ``torch.compile`` cannot follow questions about the processor; their answers stay the same.
+@torch.compiler.assume_constant_result
+def _dense_has_amx() -> bool:
+    return convolves_by_amx()
+
+
+@torch.compiler.assume_constant_result
+def _jet_has_amx() -> bool:
+    return has_amx_products()
