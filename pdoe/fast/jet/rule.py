@@ -27,10 +27,11 @@ fields (64), p4m 0.90 with 8 (64) and 1.08 with 16 (128), p2m 0.88 with 32 (128)
 the gradient is computed at all pixels, with zeros between: p8 1.09 with 7 fields (56), 1.47 with 11
 (88), in bfloat16 0.86 and 1.25; with a stride of 3 from 11 to 23 fields 0.89.
 
-On one core of an Intel Xeon (Sapphire Rapids, with AMX) the bounds for float32 hold, too: p8 1.39
-with 5 fields (40), p12 1.17 with 3 (36), p16 1.10 with 3 (48), p6 1.36 with 6 (36), p4 1.45 with 9
-(36), p2 1.31 with 18 (36). In bfloat16 the matrix unit makes the dense convolution up to five times
-as fast as in float32, and the product of the jet form as well, but not stencils and transforms:
+On one core of an Intel Xeon (Sapphire Rapids, with AMX; CPU time, 7 rounds, while other processes
+ran) the bounds for float32 hold, too: p8 1.39 with 5 fields (40), p12 1.17 with 3 (36), p16 1.10
+with 3 (48), p6 1.36 with 6 (36), p4 1.45 with 9 (36), p2 1.31 with 18 (36). In bfloat16 the matrix
+unit makes the dense convolution up to five times as fast as in float32, and the product of the jet
+form as well, but not stencils and transforms:
 
 ========================  ==========  ========
 planar channels, bf16     evaluation  training
