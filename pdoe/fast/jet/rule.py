@@ -56,6 +56,9 @@ p2, 96 fields: 192        1.10        1.47
 p8 gauss 5x5, 12: 96      0.72        0.86
 p8 gauss 5x5, 18: 144     1.04        1.26
 p8 gauss 5x5, 27: 216     1.42        1.91
+p8 gauss 7x7, 12: 96      0.92        1.39
+p8 gauss 9x9, 8: 64       0.84        1.54
+p8 gauss 9x9, 12: 96      1.33        2.06
 ========================  ==========  ========
 """
 
@@ -108,8 +111,8 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
             least = LEAST_WITH_AMX[torch.is_grad_enabled()]
             if not 2 < group.n <= 12:
                 least *= 4 / 3
-            if layer.bank_kind == "gaussian" and layer.kernel_size == 5:
-                least *= 3 / 2
+            if layer.bank_kind == "gaussian":
+                least *= {5: 3 / 2, 7: 1}.get(layer.kernel_size, 2 / 3)
     least *= layer.stride
     if x.shape[0] * math.prod(x.shape[-2:]) < FEW_PIXELS and not torch.is_grad_enabled():
         least = max(least, LEAST_FOR_FEW_PIXELS[group.reflections])
