@@ -122,7 +122,7 @@ def test_chunks_of_channels_and_panels_of_results_add_up(inputs, outputs, compil
 
 
 @pytest.mark.parametrize(
-    "name, fields", [("p8", 11), ("p8", 23), ("p6", 7), ("p16", 5), ("p4m", 6)]
+    "name, fields", [("p8", 11), ("p8", 23), ("p6", 7), ("p16", 5), ("p4m", 6), ("p4", 45)]
 )
 @pytest.mark.parametrize("bank", jet.BANKS)
 def test_in_16_bits_errors_are_at_most_twice_those_of_the_dense_layer(name, fields, bank, compiled):

@@ -27,10 +27,11 @@ fields (64), p4m 0.90 with 8 (64) and 1.08 with 16 (128), p2m 0.88 with 32 (128)
 the gradient is computed at all pixels, with zeros between: p8 1.09 with 7 fields (56), 1.47 with 11
 (88), in bfloat16 0.86 and 1.25; with a stride of 3 from 11 to 23 fields 0.89.
 
-On one core of an Intel Xeon (Sapphire Rapids, with AMX) the bounds for float32 hold, too: p8 1.39
-with 5 fields (40), p12 1.17 with 3 (36), p16 1.10 with 3 (48), p6 1.36 with 6 (36), p4 1.45 with 9
-(36), p2 1.31 with 18 (36). In bfloat16 the matrix unit makes the dense convolution up to five times
-as fast as in float32, and the product of the jet form as well, but not stencils and transforms:
+On one core of an Intel Xeon (Sapphire Rapids, with AMX; CPU time, 7 rounds, while other processes
+ran) the bounds for float32 hold, too: p8 1.39 with 5 fields (40), p12 1.17 with 3 (36), p16 1.10
+with 3 (48), p6 1.36 with 6 (36), p4 1.45 with 9 (36), p2 1.31 with 18 (36). In bfloat16 the matrix
+unit makes the dense convolution up to five times as fast as in float32, and the product of the jet
+form as well, but not stencils and transforms:
 
 ========================  ==========  ========
 planar channels, bf16     evaluation  training
@@ -55,6 +56,9 @@ p2, 96 fields: 192        1.10        1.47
 p8 gauss 5x5, 12: 96      0.72        0.86
 p8 gauss 5x5, 18: 144     1.04        1.26
 p8 gauss 5x5, 27: 216     1.42        1.91
+p8 gauss 7x7, 12: 96      0.92        1.39
+p8 gauss 9x9, 8: 64       0.84        1.54
+p8 gauss 9x9, 12: 96      1.33        2.06
 ========================  ==========  ========
 """
 
@@ -108,8 +112,8 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
             least = LEAST_WITH_AMX[torch.is_grad_enabled()]
             if not 2 < group.n <= 12:
                 least *= 4 / 3
-            if layer.bank_kind == "gaussian" and layer.kernel_size == 5:
-                least *= 3 / 2
+            if layer.bank_kind == "gaussian":
+                least *= {5: 3 / 2, 7: 1}.get(layer.kernel_size, 2 / 3)
     least *= layer.stride
     if x.shape[0] * math.prod(x.shape[-2:]) < FEW_PIXELS and not torch.is_grad_enabled():
         least = max(least, LEAST_FOR_FEW_PIXELS[group.reflections])
