@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -29,6 +30,15 @@ def is_transformed() -> bool:
 def uses_torch_alone(x: Tensor) -> bool:
     """Whether ``x`` goes through torch's own operations: off the CPU, and in captured programs."""
     return x.device.type != "cpu" or is_captured()
+
+
+def constant_when_compiled(function: Callable) -> Callable:
+    """Let ``torch.compile`` call a function once and keep its answer, which never changes.
+
+    ``torch.compiler.assume_constant_result`` sets the same mark, and imports the compiler.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def full_precision(weight: Tensor) -> AbstractContextManager:

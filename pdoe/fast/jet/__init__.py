@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layout import has_channels_last_strides
-from ..modes import is_captured, is_compiled, is_transformed
+from ..modes import constant_when_compiled, is_captured, is_compiled, is_transformed
 from .algebra import Form
 from .function import JetConv
 from .library import load
@@ -103,7 +103,7 @@ def _is_in_groups(layer: GroupConv) -> bool:
     return layer.weight.shape[1] != layer.in_channels
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def can_run(device_type: str) -> bool:
     """Whether the jet form runs on this type of device here; on a CPU it is built if need be."""
     if device_type == "cuda":

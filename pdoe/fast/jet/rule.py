@@ -70,6 +70,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..modes import constant_when_compiled
 from .library import convolves_by_amx, has_amx_products
 
 if TYPE_CHECKING:
@@ -120,12 +121,12 @@ def pays(layer: GroupConv, x: Tensor, number: torch.dtype) -> bool:
     return fields * len(group) >= least
 
 
-# ``torch.compile`` cannot follow questions about the processor; their answers stay the same.
-@torch.compiler.assume_constant_result
+# ``torch.compile`` cannot follow questions about the processor.
+@constant_when_compiled
 def _dense_has_amx() -> bool:
     return convolves_by_amx()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _jet_has_amx() -> bool:
     return has_amx_products()
