@@ -65,10 +65,11 @@ def test_differences_are_paired_by_seed():
 
 
 def test_only_pairs_of_seed_and_labels_with_every_network_are_compared(monkeypatch):
-    monkeypatch.setattr(elpv, "GROUPS", {"elpv": ("p1", "p4m"), "elpv_cost": ("p4m",)})
-    lines = grid()
+    few = {"elpv": ("p1", "p4m"), "elpv_cost": ("p4m",)}
+    monkeypatch.setattr(elpv, "GROUPS", {"few": few})
+    lines = [{**line, "recipe": "few"} for line in grid()]
     missing = lines.pop(3)
-    kept = elpv.select_complete(lines)
+    kept = elpv.select_complete([*lines, {**missing, "recipe": "other"}], "few")
     assert len(kept) == len(lines) - (len(NETWORKS) - 1)
     assert (missing["seed"], missing["labels"]) not in {(k["seed"], k["labels"]) for k in kept}
 
