@@ -90,7 +90,7 @@ def describe_runs(lines: Sequence[Line]) -> str:
 
 
 def _name(network: Network) -> list[str]:
-    plain = {PLAIN: "plain", VIEWS: "plain, mean over 8 views"}
+    plain = {PLAIN: "plain", VIEWS: "plain, 8 views"}
     return [plain.get(network, network[1]), MATCHES[network[0]]]
 
 
@@ -161,7 +161,7 @@ def draw_figures(lines: Sequence[Line]) -> dict[str, str]:
         panels = [partial(_plot_labels, lines, measure, match) for match in MATCHES]
         drawn[f"{measure.replace('_', '-')}.svg"] = figures.render(panels, 400, 330, 2)
     counts = list_counts(lines)
-    chosen = [counts[0], counts[len(counts) // 2 - 1], counts[-1]]
+    chosen = [counts[0], counts[(len(counts) - 1) // 2], counts[-1]]
     panels = [partial(_plot_cost, lines, count) for count in dict.fromkeys(chosen)]
     return drawn | {"cost.svg": figures.render(panels, 300, 320, 3)}
 
@@ -209,4 +209,6 @@ def _plot_cost(lines: Sequence[Line], count: int, axes: Any) -> None:
     figures.set_log_scale(axes.xaxis, 0.6 * min(costs), 1.7 * max(costs))
     axes.set(xlabel="multiplications for one cell", ylabel=MEASURES["auc"])
     figures.set_title(axes, f"{count:,} labelled cells", "hollow: widths at equal cost")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
     figures.add_legend(axes, "lower right", handlelength=0.8)
