@@ -4,6 +4,7 @@
     python scripts/elpv.py --train 0,1 --labels 50,200  # some of it
     python scripts/elpv.py --train 0,1,2 --recipe elpv_long --labels 200,1968
     python scripts/elpv.py                              # results/elpv from the finished runs
+    python scripts/elpv.py --time                       # milliseconds for one cell (quiet machine)
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
 `runs.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
@@ -33,8 +34,10 @@ from pdoe.files import as_csv, write_whole
 from pdoe.report.labels import describe_runs, draw_figures, make_tables
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model
+from pdoe.run.cost import seconds_per_image
 from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
+from pdoe.run.hardware import device_name, resolve_device
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.markdown import insert
 
@@ -169,6 +172,17 @@ def select_complete(runs: Sequence[dict[str, Any]], recipe: str) -> list[dict[st
     return [run for run in runs if pairs[run["seed"], run["labels"]] == most]
 
 
+def print_times() -> None:
+    """Print how long each network takes to classify a cell here, a batch of 32 at a time."""
+    device = resolve_device("auto")
+    print(f"{device_name(device)}, threads: {torch.get_num_threads()}")
+    for experiment, groups in GROUPS["elpv_common"].items():
+        for group in groups:
+            config = compose_config(f"experiment={experiment}", f"group={group}")
+            _, seconds = seconds_per_image(config, device)
+            print(f"{experiment} {group}: {1000 * seconds:.3f} ms, {config['precision']}")
+
+
 def publish(runs: Sequence[dict[str, Any]]) -> None:
     """Write the tables of the page, and the figures."""
     text = README.read_text("utf-8")
@@ -192,8 +206,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", metavar="SEEDS", help="train first; comma-separated seeds")
     parser.add_argument("--labels", default=LABELS, help="numbers of labelled cells to train on")
     parser.add_argument("--recipe", default="elpv_common", choices=GROUPS, help="to train with")
+    parser.add_argument("--time", action="store_true", help="time the networks, and nothing else")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="folder of the runs")
     options = parser.parse_args(arguments)
+    if options.time:
+        print_times()
+        return 0
     outputs = options.outputs.resolve()
     if options.train is not None:
         if status := train(options.recipe, parse_seeds(options.train), options.labels, outputs):

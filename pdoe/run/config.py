@@ -125,6 +125,13 @@ def load_configured_data(config: dict[str, Any], root: str | None) -> DataSet:
     return whiten(data) if statistics == "whitened" else data
 
 
+def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of the images of a configuration's data set."""
+    channels, height, width = SETS[config["data"]["name"]].shape
+    size = config["data"].get("size")
+    return (channels, height, width) if size is None else (channels, size, size)
+
+
 def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Module:
     """Build the network of a configuration, for ``data`` or for images as in its data set.
 
@@ -135,7 +142,7 @@ def build_model(config: dict[str, Any], data: DataSet | None = None) -> nn.Modul
         name = config["data"]["name"]
         if name not in SETS:
             raise ValueError(f"data.name is one of {', '.join(SETS)}, not {name!r}")
-        shape, classes = SETS[name].shape, SETS[name].classes
+        shape, classes = image_shape(config), SETS[name].classes
     else:
         shape, classes = data.train_images.shape[1:], data.classes
     arguments = dict(config["model"])

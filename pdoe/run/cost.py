@@ -9,7 +9,7 @@ import torch
 
 from ..data import SETS, to_input
 from ..fast import replay_as_graphs
-from .config import build_model
+from .config import build_model, image_shape
 from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
@@ -41,7 +41,7 @@ def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
 
 def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
     """The seconds of a training step and of a test, for one image."""
-    shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
+    shape, classes = image_shape(config), SETS[config["data"]["name"]].classes
     precision, recipe = config["precision"], config["recipe"]
     count = min(recipe["batch_size"], 32) if device.type == "cpu" else recipe["batch_size"]
     model = build_model(config).to(device)
