@@ -190,12 +190,11 @@ def publish(runs: Sequence[dict[str, Any]]) -> None:
         lines = select_complete(runs, recipe)
         print(f"{recipe}: {len(lines)} runs with every network beside them")
         if lines:
-            tables = {"runs": describe_runs(lines), **make_tables(lines)}
-            long = recipe == "elpv_long"
-            for name, table in tables.items():
-                text = insert(text, f"long_{name}" if long else name, table)
-            for name, svg in draw_figures(lines).items() if not long else ():
-                write_whole(RESULTS / "figures" / name, svg)
+            prefix = "long" if recipe == "elpv_long" else "common"
+            for name, table in {"runs": describe_runs(lines), **make_tables(lines)}.items():
+                text = insert(text, f"{prefix}_{name}", table)
+            for name, svg in draw_figures(lines).items():
+                write_whole(RESULTS / "figures" / f"{prefix}-{name}", svg)
     write_whole(README, text)
 
 
