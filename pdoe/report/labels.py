@@ -149,7 +149,7 @@ def _needed_table(lines: Sequence[Line], measure: str) -> str:
 def _format_needed(needed: float, counts: Sequence[int]) -> str:
     if math.isinf(needed):
         return f"> {counts[-1]:,}"
-    return f"≤ {counts[0]}" if needed <= counts[0] else f"{needed:,.0f}"
+    return f"≤ {counts[0]:,}" if needed <= counts[0] else f"{needed:,.0f}"
 
 
 # ---- Figures ------------------------------------------------------------------------------------
