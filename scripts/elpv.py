@@ -2,7 +2,9 @@
 
     python scripts/elpv.py --train 0,1,2,3,4            # five seeds of all networks; resumable
     python scripts/elpv.py --train 0,1 --labels 50,200  # some of it
+    python scripts/elpv.py --train 0,1,2 --recipe elpv_long --labels 200,1968
     python scripts/elpv.py                              # results/elpv from the finished runs
+    python scripts/elpv.py --time                       # milliseconds for one cell (quiet machine)
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
 `runs.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
@@ -32,8 +34,10 @@ from pdoe.files import as_csv, write_whole
 from pdoe.report.labels import describe_runs, draw_figures, make_tables
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model
+from pdoe.run.cost import seconds_per_image
 from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
+from pdoe.run.hardware import device_name, resolve_device
 from pdoe.run.trained import configuration_in, load_weights
 from pdoe.tables.markdown import insert
 
@@ -41,20 +45,26 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "elpv"
 README = ROOT / "experiments" / "elpv" / "README.md"
 LABELS = "50,100,200,500,1000,1968"
-GROUPS = {"elpv": ("p1", "p4", "p4m", "p8", "p8m"), "elpv_cost": ("p4", "p4m", "p8", "p8m")}
+GROUPS = {  # of each experiment, by recipe
+    "elpv_common": {
+        "elpv": ("p1", "p4", "p4m", "p8", "p8m"),
+        "elpv_cost": ("p4", "p4m", "p8", "p8m"),
+    },
+    "elpv_long": {"elpv": ("p1", "p4", "p4m", "p8"), "elpv_cost": ("p4",)},
+}
 COLUMNS = (
-    "match", "group", "labels", "seed", "balanced_accuracy", "auc", "accuracy", "parameters",
-    "multiplications", "run_id", "device", "precision", "threads", "torch", "commit",
+    "recipe", "match", "group", "labels", "seed", "balanced_accuracy", "auc", "accuracy",
+    "parameters", "multiplications", "run_id", "device", "precision", "threads", "torch", "commit",
     "dirty",
 )  # fmt: skip
 
 
-def train(seeds: Iterable[int], labels: str, outputs: Path) -> int:
+def train(recipe: str, seeds: Iterable[int], labels: str, outputs: Path) -> int:
     """Train all networks of one seed after the other; the first exit status that is not 0."""
     for seed in seeds:
-        for experiment, groups in GROUPS.items():
+        for experiment, groups in GROUPS[recipe].items():
             status = run(
-                *("train.py", "-m", f"experiment={experiment}", f"seed={seed}"),
+                *("train.py", "-m", f"experiment={experiment}", f"recipe={recipe}", f"seed={seed}"),
                 *(f"data.draw={seed}", f"recipe.train_images={labels}"),
                 *(f"group={','.join(groups)}", f"outputs={outputs}", "tracking=disabled"),
             )
@@ -69,30 +79,39 @@ def read_runs(outputs: Path) -> list[dict[str, Any]]:
     for path in sorted(outputs.glob("elpv*/*/seed=*/result.json")):
         folder = RunFolder(path.parent)
         record, config = folder.read_result(), configuration_in(folder.path)
-        if record["status"] != "finished" or config is None or not is_of_grid(config):
+        recipe = find_recipe(config) if record["status"] == "finished" and config else None
+        if recipe is None:
             continue
         diagnostics = json.loads((folder.path / "diagnostics.json").read_text("utf-8"))
         found.append(measure(record, config, np.array(diagnostics["log_odds"])))
         if config["group"] == "p1":
             found.append(measure(record, config, view_odds(config, folder.path)))
             found[-1].update(match="views", multiplications=8 * found[-1]["multiplications"])
+            found[-2]["recipe"] = recipe
+        found[-1]["recipe"] = recipe
     return found
 
 
-def is_of_grid(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is that of its experiment, apart from group, seed and cells."""
-    if config["experiment"] not in GROUPS:
-        return False
+def find_recipe(config: Mapping[str, Any]) -> str | None:
+    """Return the recipe of a run of the grid: group, seed, cells and precision are free in it."""
+    for recipe in GROUPS:
+        if config["experiment"] in GROUPS[recipe]:
+            base = compose(config["experiment"], recipe)
+            if leave_open(config) == leave_open(base):
+                return recipe
+    return None
+
+
+def leave_open(config: Mapping[str, Any]) -> dict[str, Any]:
     config = json.loads(json.dumps({key: config[key] for key in config if key != "seed"}))
-    base = json.loads(json.dumps(compose(config["experiment"])))
-    for one in (config, base):
-        one["group"] = one["data"]["draw"] = one["recipe"]["train_images"] = one["precision"] = None
-    return config == base
+    config["group"] = config["precision"] = None
+    config["data"]["draw"] = config["recipe"]["train_images"] = None
+    return config
 
 
 @cache
-def compose(experiment: str) -> dict[str, Any]:
-    return compose_config(f"experiment={experiment}")
+def compose(experiment: str, recipe: str = "elpv_common") -> dict[str, Any]:
+    return compose_config(f"experiment={experiment}", f"recipe={recipe}")
 
 
 def measure(record: Mapping[str, Any], config: dict[str, Any], odds: np.ndarray) -> dict[str, Any]:
@@ -145,11 +164,38 @@ def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"balanced_accuracy": sum(recalls) / 2, "auc": above, "accuracy": accuracy}
 
 
-def select_complete(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the runs of those pairs of seed and number of cells that have every network."""
+def select_complete(runs: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
+    """Return a recipe's runs of those pairs of seed and number of cells that have all networks."""
+    runs = [run for run in runs if run["recipe"] == recipe]
     pairs = Counter((run["seed"], run["labels"]) for run in runs)
-    most = sum(map(len, GROUPS.values())) + 1  # the plain network has two lines
+    most = sum(map(len, GROUPS[recipe].values())) + 1  # the plain network has two lines
     return [run for run in runs if pairs[run["seed"], run["labels"]] == most]
+
+
+def print_times() -> None:
+    """Print how long each network takes to classify a cell here, a batch of 32 at a time."""
+    device = resolve_device("auto")
+    print(f"{device_name(device)}, threads: {torch.get_num_threads()}")
+    for experiment, groups in GROUPS["elpv_common"].items():
+        for group in groups:
+            config = compose_config(f"experiment={experiment}", f"group={group}")
+            _, seconds = seconds_per_image(config, device)
+            print(f"{experiment} {group}: {1000 * seconds:.3f} ms, {config['precision']}")
+
+
+def publish(runs: Sequence[dict[str, Any]]) -> None:
+    """Write the tables of the page, and the figures."""
+    text = README.read_text("utf-8")
+    for recipe in GROUPS:
+        lines = select_complete(runs, recipe)
+        print(f"{recipe}: {len(lines)} runs with every network beside them")
+        if lines:
+            prefix = "long" if recipe == "elpv_long" else "common"
+            for name, table in {"runs": describe_runs(lines), **make_tables(lines)}.items():
+                text = insert(text, f"{prefix}_{name}", table)
+            for name, svg in draw_figures(lines).items():
+                write_whole(RESULTS / "figures" / f"{prefix}-{name}", svg)
+    write_whole(README, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,27 +204,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--train", metavar="SEEDS", help="train first; comma-separated seeds")
     parser.add_argument("--labels", default=LABELS, help="numbers of labelled cells to train on")
+    parser.add_argument("--recipe", default="elpv_common", choices=GROUPS, help="to train with")
+    parser.add_argument("--time", action="store_true", help="time the networks, and nothing else")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="folder of the runs")
     options = parser.parse_args(arguments)
+    if options.time:
+        print_times()
+        return 0
     outputs = options.outputs.resolve()
     if options.train is not None:
-        if status := train(parse_seeds(options.train), options.labels, outputs):
+        if status := train(options.recipe, parse_seeds(options.train), options.labels, outputs):
             return status
     runs = read_runs(outputs)
     if not runs:
         print(f"no finished run under {outputs}: python scripts/elpv.py --train 0", file=sys.stderr)
         return 1
-    runs.sort(key=lambda r: (r["seed"], r["labels"], r["match"] != "parameters", r["group"]))
+    runs.sort(key=lambda run: [run[c] for c in ("recipe", "seed", "labels", "match", "group")])
     write_whole(RESULTS / "runs.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in runs]))
-    lines = select_complete(runs)
-    print(f"{len(runs)} runs, {len(lines)} of them with every network beside it")
-    if lines:
-        text = insert(README.read_text("utf-8"), "runs", describe_runs(lines))
-        for name, table in make_tables(lines).items():
-            text = insert(text, name, table)
-        write_whole(README, text)
-        for name, svg in draw_figures(lines).items():
-            write_whole(RESULTS / "figures" / name, svg)
+    publish(runs)
     return 0
 
 

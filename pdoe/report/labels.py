@@ -23,7 +23,8 @@ Cells = Callable[[Network, int], str]
 PLAIN: Network = ("parameters", "p1")
 VIEWS: Network = ("views", "p1")
 MATCHES = {"parameters": "equal parameters", "cost": "equal cost", "views": "equal parameters"}
-MEASURES = {"auc": "Area under the ROC curve, %", "balanced_accuracy": "Balanced accuracy, %"}
+MEASURES = ("auc", "balanced_accuracy")
+AREA = "Area under the ROC curve, %"
 COLOURS = dict(zip(("p1", "p4", "p4m", "p8", "p8m"), (figures.INK, *figures.SERIES), strict=True))
 
 
@@ -90,7 +91,7 @@ def describe_runs(lines: Sequence[Line]) -> str:
 
 
 def _name(network: Network) -> list[str]:
-    plain = {PLAIN: "plain", VIEWS: "plain, mean over 8 views"}
+    plain = {PLAIN: "plain", VIEWS: "plain, 8 views"}
     return [plain.get(network, network[1]), MATCHES[network[0]]]
 
 
@@ -148,7 +149,7 @@ def _needed_table(lines: Sequence[Line], measure: str) -> str:
 def _format_needed(needed: float, counts: Sequence[int]) -> str:
     if math.isinf(needed):
         return f"> {counts[-1]:,}"
-    return f"≤ {counts[0]}" if needed <= counts[0] else f"{needed:,.0f}"
+    return f"≤ {counts[0]:,}" if needed <= counts[0] else f"{needed:,.0f}"
 
 
 # ---- Figures ------------------------------------------------------------------------------------
@@ -156,21 +157,19 @@ def _format_needed(needed: float, counts: Sequence[int]) -> str:
 
 def draw_figures(lines: Sequence[Line]) -> dict[str, str]:
     """Draw the figures: name of the file -> SVG."""
-    drawn = {}
-    for measure in MEASURES:
-        panels = [partial(_plot_labels, lines, measure, match) for match in MATCHES]
-        drawn[f"{measure.replace('_', '-')}.svg"] = figures.render(panels, 400, 330, 2)
+    panels = [partial(_plot_labels, lines, match) for match in ("parameters", "cost")]
+    drawn = {"auc.svg": figures.render(panels, 400, 330, 2)}
     counts = list_counts(lines)
-    chosen = [counts[0], counts[len(counts) // 2 - 1], counts[-1]]
+    chosen = [counts[0], counts[(len(counts) - 1) // 2], counts[-1]]
     panels = [partial(_plot_cost, lines, count) for count in dict.fromkeys(chosen)]
     return drawn | {"cost.svg": figures.render(panels, 300, 320, 3)}
 
 
-def _plot_labels(lines: Sequence[Line], measure: str, match: str, axes: Any) -> None:
+def _plot_labels(lines: Sequence[Line], match: str, axes: Any) -> None:
     counts = list_counts(lines)
     networks = [n for n in list_networks(lines) if n in (PLAIN, VIEWS) or n[0] == match]
     for place, network in enumerate(networks):
-        found = [summarise(lines, network, count, measure) for count in counts]
+        found = [summarise(lines, network, count, "auc") for count in counts]
         shift = 1.035 ** (place - (len(networks) - 1) / 2)  # so that the bars stay apart
         bars = [s.std or 0 for s in found]
         axes.errorbar(
@@ -187,7 +186,7 @@ def _plot_labels(lines: Sequence[Line], measure: str, match: str, axes: Any) -> 
         )
     figures.set_log_scale(axes.xaxis, 0.85 * counts[0], 1.2 * counts[-1])
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
-    axes.set(xlabel="labelled cells", ylabel=MEASURES[measure])
+    axes.set(xlabel="labelled cells", ylabel=AREA)
     figures.set_title(axes, MATCHES[match][0].upper() + MATCHES[match][1:])
     figures.add_legend(axes, "lower right", handlelength=1.2)
 
@@ -207,6 +206,8 @@ def _plot_cost(lines: Sequence[Line], count: int, axes: Any) -> None:
             label=None if network[0] == "cost" else _name(network)[0], linestyle="none",
         )  # fmt: skip
     figures.set_log_scale(axes.xaxis, 0.6 * min(costs), 1.7 * max(costs))
-    axes.set(xlabel="multiplications for one cell", ylabel=MEASURES["auc"])
+    axes.set(xlabel="multiplications for one cell", ylabel=AREA)
     figures.set_title(axes, f"{count:,} labelled cells", "hollow: widths at equal cost")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
     figures.add_legend(axes, "lower right", handlelength=0.8)

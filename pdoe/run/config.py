@@ -165,6 +165,7 @@ def find_images(config: dict[str, Any], data: DataSet | None = None) -> Images:
                 "before they are read"
             )
         shape, classes = SETS[name].shape, SETS[name].classes
+        return Images(shape[0], classes, config["data"].get("size") or shape[-1])
     return Images(shape[0], classes, shape[-1])
 
 

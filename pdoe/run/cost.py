@@ -9,7 +9,7 @@ import torch
 
 from ..data import SETS, to_input
 from ..fast import replay_as_graphs
-from .config import build_model
+from .config import build_model, find_images
 from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
@@ -41,7 +41,7 @@ def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
 
 def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
     """The seconds of a training step and of a test, for one image."""
-    shape, classes = SETS[config["data"]["name"]].shape, SETS[config["data"]["name"]].classes
+    channels, classes, size = find_images(config)
     precision, recipe = config["precision"], config["recipe"]
     count = min(recipe["batch_size"], 32) if device.type == "cpu" else recipe["batch_size"]
     model = build_model(config).to(device)
@@ -50,7 +50,7 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
     settings, _ = Settings.resolve(dict.fromkeys(SWITCHES, "auto"), device, model)
     settings.apply(model)
     optimizer = make_optimizer(recipe["optimizer"], model, recipe["weight_decay"])
-    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, device=device)
     labels = torch.randint(0, classes, (count,), device=device)
     if settings.cuda_graph:
         replay_as_graphs(model, to_input(images, 0.5, 0.25, number_type(precision)), precision)
@@ -59,9 +59,8 @@ def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[flo
         return to_input(images, 0.5, 0.25, number_type(precision))
 
     def step() -> float:
-        return train_step(model, optimizer, inputs(), labels, precision)[
-            0
-        ].item()  # waits for a GPU
+        loss, _ = train_step(model, optimizer, inputs(), labels, precision)
+        return loss.item()  # waits for a GPU
 
     @torch.no_grad()
     def test() -> float:

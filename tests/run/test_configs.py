@@ -16,7 +16,7 @@ from pdoe import PointGroup
 from pdoe.data import DataSet
 from pdoe.run.command_line import names_of
 from pdoe.run.compose import effective_overrides, resolve_config
-from pdoe.run.config import build_model, fill_neutral, select_hashed
+from pdoe.run.config import build_model, fill_neutral, find_images, select_hashed
 from pdoe.run.record import digest
 from pdoe.run.training import fit
 from pdoe.run.values import parse_duration
@@ -260,3 +260,10 @@ def test_a_wall_clock_budget_is_hours_minutes_seconds():
     for wrong in ("10", "1:2", "00:61:00", "soon"):
         with pytest.raises(ValueError, match="HH:MM:SS"):
             parse_duration(wrong)
+
+
+def test_a_network_for_solar_cells_is_built_for_the_size_of_the_images():
+    for size in (32, 64):
+        chosen = config("experiment=elpv", f"data.size={size}")
+        assert find_images(chosen)[::2] == (1, size)
+    assert find_images(config("experiment=cifar10_resnet_26")) == (3, 10, 32)
