@@ -7,7 +7,7 @@
     python scripts/elpv.py --time                       # milliseconds for one cell (quiet machine)
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
-`runs.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
+`cells.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number of
 cells, tables and figures use the seeds that every network has, so that all are compared on the same
 cells. Plain networks are tested a second time, with the mean log odds over the eight symmetries.
 """
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no finished run under {outputs}: python scripts/elpv.py --train 0", file=sys.stderr)
         return 1
     runs.sort(key=lambda run: [run[c] for c in ("recipe", "seed", "labels", "match", "group")])
-    write_whole(RESULTS / "runs.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in runs]))
+    write_whole(RESULTS / "cells.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in runs]))
     publish(runs)
     return 0
 

@@ -1,6 +1,6 @@
 """Quality against the number of labelled images, for networks at equal parameters and equal cost.
 
-Lines are those of ``results/elpv/runs.csv``. For each number of labels, every network has the same
+Lines are those of ``results/elpv/cells.csv``. For each number of labels, every network has the same
 seeds. A network is named by what its widths match and by its group; the plain network comes a
 second time with ``views``, tested with the mean over the eight symmetries of the square.
 """
