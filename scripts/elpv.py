@@ -9,7 +9,7 @@
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
 `cells.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number
 of cells, tables and figures use the seeds that every network has, so that all are compared on the
-same cells. Plain networks are tested a second time, with the mean log odds over the eight symmetries.
+same cells. Plain networks are tested a second time, with the mean log odds over eight symmetries.
 """
 
 from __future__ import annotations
