@@ -2,6 +2,8 @@
 
 import http.server
 import shutil
+import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -25,6 +27,25 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train_here(monkeypatch):
+    """Runs ``train.py`` with words of a command line in this process; the exit code."""
+    import train  # not at the top: tests of the layers also run where only the package is
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def launch(*words):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        try:
+            train.main()
+        except SystemExit as done:
+            return done.code or 0
+        return 0
+
+    yield launch
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

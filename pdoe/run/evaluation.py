@@ -109,7 +109,8 @@ def log_odds(
     """The second logit minus the first one, for each of the first ``count`` test images."""
     model.eval()
     dtype, odds = number_type(precision), []
-    for batch in data.test_images[:count].split(100):
+    images = data.test_images[:count]
+    for batch in images.split(batch_size(images)):
         with autocast(batch.device, precision):
             logits = model(to_input(batch, data.mean, data.std, dtype))
         odds += (logits[:, 1] - logits[:, 0]).double().tolist()

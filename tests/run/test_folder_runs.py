@@ -3,8 +3,6 @@
 import json
 import runpy
 import shutil
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ CONVERTED = ("model=converted", f"model.source={OWN}", "group=p4")
 
 
 @pytest.fixture
-def launch(tmp_path, monkeypatch):
+def launch(tmp_path, monkeypatch, train_here):
     """Runs the command line in this process; the exit code. `photos/` has 24 images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PDOE_DATA", raising=False)
@@ -37,18 +35,7 @@ def launch(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = random.integers(low, low + 100, (9, 12, 3), np.uint8)
             Image.fromarray(pixels).save(path)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def launch(*words):
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        try:
-            train.main()
-        except SystemExit as done:
-            return done.code or 0
-        return 0
-
-    yield launch
-    signal.signal(signal.SIGTERM, before)
+    return train_here
 
 
 def run_in(outputs):

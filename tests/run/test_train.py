@@ -46,25 +46,17 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def launch(tmp_path, monkeypatch, digits):
+def launch(tmp_path, monkeypatch, digits, train_here):
     """Runs the command line in this process; the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PDOE_DATA", str(digits))
-    before = signal.getsignal(signal.SIGTERM)
 
     def launch(*arguments):
         flags = [word for word in arguments if word.startswith("-")]
         rest = [word for word in arguments if word not in flags]
-        words = ["train.py", *flags, *SMALL, "data.source=embedded", *rest]
-        monkeypatch.setattr(sys, "argv", words)
-        try:
-            train.main()
-        except SystemExit as done:
-            return done.code or 0
-        return 0
+        return train_here(*flags, *SMALL, "data.source=embedded", *rest)
 
-    yield launch
-    signal.signal(signal.SIGTERM, before)
+    return launch
 
 
 def records(folder):
