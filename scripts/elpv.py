@@ -7,14 +7,16 @@
     python scripts/elpv.py --time                       # milliseconds for one cell (quiet machine)
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
-`cells.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. For each number
-of cells, tables and figures use the seeds that every network has, so that all are compared on the
-same cells. Plain networks are tested a second time, with the mean log odds over eight symmetries.
+`cells.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. A line of
+`cells.csv` whose run is not in the outputs is kept. For each number of cells, tables and figures
+use the seeds that every network has, so that all are compared on the same cells. Plain networks are
+tested a second time, with the mean log odds over eight symmetries.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections import Counter
@@ -164,6 +166,20 @@ def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"balanced_accuracy": sum(recalls) / 2, "auc": above, "accuracy": accuracy}
 
 
+def merge(runs: Iterable[Mapping[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``cells.csv`` with those of new runs added, or in place of theirs.
+
+    The order is by cell of the grid. ``path`` need not exist.
+    """
+    cell = ("recipe", "seed", "labels", "match", "group")
+    lines = csv.DictReader(path.read_text("utf-8").splitlines()) if path.exists() else []
+    merged = {}
+    for line in [*lines, *runs]:
+        line = {**line, "seed": int(line["seed"]), "labels": int(line["labels"])}
+        merged[tuple(line[column] for column in cell)] = line
+    return sorted(merged.values(), key=lambda line: [line[column] for column in cell])
+
+
 def select_complete(runs: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
     """Return a recipe's runs of those pairs of seed and number of cells that have all networks."""
     runs = [run for run in runs if run["recipe"] == recipe]
@@ -219,9 +235,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not runs:
         print(f"no finished run under {outputs}: python scripts/elpv.py --train 0", file=sys.stderr)
         return 1
-    runs.sort(key=lambda run: [run[c] for c in ("recipe", "seed", "labels", "match", "group")])
-    write_whole(RESULTS / "cells.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in runs]))
-    publish(runs)
+    lines = merge(runs, RESULTS / "cells.csv")
+    write_whole(RESULTS / "cells.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in lines]))
+    publish(lines)
     return 0
 
 

@@ -8,6 +8,7 @@ import elpv
 import numpy as np
 import pytest
 
+from pdoe.files import as_csv, write_whole
 from pdoe.report.labels import (
     compare,
     describe_runs,
@@ -72,6 +73,19 @@ def test_only_pairs_of_seed_and_labels_with_every_network_are_compared(monkeypat
     kept = elpv.select_complete([*lines, {**missing, "recipe": "other"}], "few")
     assert len(kept) == len(lines) - (len(NETWORKS) - 1)
     assert (missing["seed"], missing["labels"]) not in {(k["seed"], k["labels"]) for k in kept}
+
+
+def test_new_runs_replace_their_lines_and_the_other_lines_stay(tmp_path):
+    lines = [{**line, "recipe": "few", "device": "old"} for line in grid()]
+    path = tmp_path / "cells.csv"
+    columns = list(lines[0])
+    write_whole(path, as_csv(columns, [line.values() for line in lines]))
+    again = {**lines[5], "device": "new"}
+    merged = elpv.merge([again, {**again, "seed": 7}], path)
+    assert len(merged) == len(lines) + 1
+    assert [line["seed"] for line in merged if line["device"] == "new"] == [again["seed"], 7]
+    assert [line["seed"] for line in merged] == sorted(line["seed"] for line in merged)
+    assert elpv.merge([again], tmp_path / "absent.csv") == [again]
 
 
 def test_tables_and_figures_name_every_network_and_number():
