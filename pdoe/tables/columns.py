@@ -23,7 +23,8 @@ def format_mean(line: Line | None, spread: bool = False) -> str:
 
 
 def format_parameters(line: Line) -> str:
-    counts = {run["parameters"] for run in line.finished} - {None}
+    runs = line.finished or (line.common.finished if line.common else [])
+    counts = {run["parameters"] for run in runs} - {None}
     published = NONE if line.paper.parameters is None else f"{line.paper.parameters:,}"
     return f"{published} / {', '.join(f'{n:,}' for n in sorted(counts)) or NONE}"
 
@@ -31,6 +32,8 @@ def format_parameters(line: Line) -> str:
 def format_verdict(line: Line) -> str:
     """The verdict without the name of the data, which verdicts.md has."""
     word, limits = line.judgement
+    if not line.ours and line.common and line.common.ours:
+        word = "own recipe not run"
     shown = [limit for limit in limits if limit != "regenerated data"]
     return escape_markdown(f"{word} ({'; '.join(shown)})" if shown else word)
 
@@ -120,7 +123,8 @@ SHORT: tuple[Column, ...] = (
     ("paper, %", lambda line: line.paper.error or NONE),
     OURS,
 )
-MAIN: tuple[Column, ...] = (*SHORT, ("verdict", format_verdict), EXPERIMENT)
+COMMON: Column = ("one recipe, %", lambda line: format_mean(line.common))
+MAIN: tuple[Column, ...] = (*SHORT, ("verdict", format_verdict), COMMON, EXPERIMENT)
 VERDICTS: tuple[Column, ...] = (
     ("experiment", format_name),
     ("paper, %", lambda line: line.paper.error or NONE),
@@ -138,11 +142,6 @@ PROTOCOLS: tuple[Column, ...] = (
 )
 OVERRIDES: tuple[Column, ...] = (EXPERIMENT, PARAMETERS, SPREAD, INTERVAL, SAMPLING, SETTINGS)
 VALIDATION: tuple[Column, ...] = (EXPERIMENT, SPREAD, SAMPLING, SETTINGS)
-COMMON: tuple[Column, ...] = (
-    METHOD,
-    EXPERIMENT,
-    ("common recipe, %", lambda line: format_mean(line.common)),
-)
 CONFIGURATIONS: tuple[Column, ...] = (
     EXPERIMENT,
     ("configuration", lambda line: format_code(line.another[:8]) if line.another else NONE),

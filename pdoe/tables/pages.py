@@ -20,7 +20,7 @@ from .table import Line, contrasts
 PAGES = {
     "cross_validation.md": "candidates compared by cross-validation over all training images",
     "verdicts.md": "the verdicts, their rule, intervals and published protocols",
-    "overrides.md": "runs with other settings, and one recipe for all rows",
+    "overrides.md": "runs with other settings",
     "configurations.md": "runs of earlier configurations and on other data",
     "differences.md": "differences between rows, with tests",
     "machines.md": "devices, times, equivariance errors and commits",
@@ -28,11 +28,12 @@ PAGES = {
 
 
 def select_rows(lines: Sequence[Line]) -> list[Line]:
-    """The line of each row itself: the published rows, and ours beside them if they were run."""
+    """The line of each row itself: the published rows, and others beside them if they were run."""
     first = {line.paper.row: line for line in reversed(lines) if not line.overrides}
     ordered = dict.fromkeys(line.paper.row for line in lines)
     rows = [first[row] for row in ordered if row in first]
-    return [line for line in rows if not line.paper.beside or line.ours]
+    shown = (line.ours or (line.common and line.common.ours) for line in rows)
+    return [row for row, found in zip(rows, shown, strict=True) if found or not row.paper.beside]
 
 
 def format_readme_table(lines: Sequence[Line]) -> str:
@@ -71,7 +72,8 @@ def render_pages(name: str, lines: Sequence[Line], scale: str) -> dict[str, str]
     if scale == "full":
         pages["verdicts.md"] = render_verdicts(rows, draws, spread)
     if overrides:
-        pages["overrides.md"] = render_overrides(lines, overrides)
+        table = format_table(columns.OVERRIDES, overrides)
+        pages["overrides.md"] = "\n".join([table, read_text("overrides"), read_text("marks")])
     pages |= render_lists(lines, others)
     head = [f"# {name}: the published table and ours\n"]
     head += [read_text("smoke")] if scale != "full" else [f"**{format_summary(lines)}**\n"]
@@ -131,13 +133,6 @@ def format_draws(spread: Spread) -> str:
     header = ["experiment", "replacement", "draws", "error, %", "seeds", "sampling",
               "between draws", "settings"]  # fmt: skip
     return grid(header, cells, ragged=True)
-
-
-def render_overrides(lines: Sequence[Line], overrides: Sequence[Line]) -> str:
-    common = [line for line in lines if line.common and line.common.ours]
-    parts = ["## One recipe for all rows\n", format_table(columns.COMMON, common)] if common else []
-    parts += ["## All settings\n", format_table(columns.OVERRIDES, overrides)]
-    return "\n".join([*parts, read_text("overrides"), read_text("marks")])
 
 
 def render_lists(lines: Sequence[Line], others: Sequence[Line]) -> dict[str, str]:

@@ -26,6 +26,7 @@ EMBEDDED_TEST_IMAGES = SETS["mnist_rot"].other_images["embedded"][1]
 HELD_OUT = re.compile(r", (\d+) held out$")
 NETWORK = re.compile(r"\+*(group|model)\b")  # overrides that choose the network
 COMMON = ("mnistrot_common", "cifar_common")  # recipes that are the same for all rows of a table
+ONE_RECIPE = ("mnistrot_common", "cifar_short")  # those whose errors stand beside the rows' own
 FEW_SEEDS = 3  # below this many the seed interval is missing, or too wide to decide anything
 
 
@@ -36,7 +37,7 @@ class Line:
     Attributes:
         another: empty for the newest configuration of these overrides and this provenance; the
             configuration's hash for an older one, or one at another precision.
-        common: of a row's first line, the row's runs with the common recipe.
+        common: of a row's first line, the row's runs with the recipe of ``ONE_RECIPE``.
         draw_std: standard deviation of the error between draws of regenerated data, beyond that
             of seeds and test images; 0 where it was not measured.
     """
@@ -181,16 +182,13 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
             continue
         if not own or own[0].overrides:
             own.insert(0, Line(row, "", "", (), scale))
-        alike = [line for line in own if _has_common_recipe(line)]
-        # Two names of the recipe make two lines: the one with more seeds counts.
-        common = max(alike, key=lambda line: len(line.finished), default=None)
-        own[0] = replace(own[0], common=common)
+        own[0] = replace(own[0], common=next(filter(_has_one_recipe, own), None))
         lines += own
     return lines
 
 
-def _has_common_recipe(line: Line) -> bool:
-    alone = line.others == {"recipe": "common"} and set(line.settings) <= {"recipe"}
+def _has_one_recipe(line: Line) -> bool:
+    alone = line.settings.keys() == {"recipe"} and line.settings["recipe"] in ONE_RECIPE
     return alone and has_published_counts(line.provenance) and not line.another
 
 
