@@ -44,11 +44,11 @@ PROVENANCES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A system in the plane of parameters and error; ``bar`` is a half width in per cent."""
+    """A system in the plane of ``x`` and error; ``bar`` is a half width in per cent."""
 
     name: str
     error: str  # as it is printed
-    parameters: int | None
+    x: float | None  # what an error costs: parameters, or seconds; None if not known
     ours: bool = False
     bar: float = 0.0
     open: bool = False
@@ -120,9 +120,9 @@ def draw_parameters(report: Report, one: Table) -> Html:
         published = [row for row in one.rows if row.paper.error]
         theirs = [point_of_paper(r) for r in published if r.paper.row.startswith(f"{name}_")]
         own = [point_of_runs(line) for line in ours if line.paper.row.startswith(f"{name}_")]
-        if any(point.parameters for point in [*theirs, *own]):
+        if any(point.x for point in [*theirs, *own]):
             title = DATA.get(name, name)
-            panels.append((partial(plot_parameters, title, [*theirs, *own]), title))
+            panels.append((partial(plot_errors, title, [*theirs, *own], "parameters"), title))
     if not panels:
         what = f"{one.title}: no parameter count is known."
         return report_missing(what, f"fill in `experiments/{one.name}/paper.csv`")
@@ -153,12 +153,12 @@ def point_of_runs(line: Line) -> Point | None:
     return Point(name, f"{line.ours.mean:.3f}", max(counts), True, bar, bool(recipe))
 
 
-def plot_parameters(name: str, points: Sequence[Point], axes: Any) -> None:
-    """Error against parameters; the names of the points stand at the right, ordered by error.
+def plot_errors(name: str, points: Sequence[Point], label: str, axes: Any) -> None:
+    """Error against ``x``, called ``label``; names stand at the right, ordered by error.
 
-    Systems without a published number of parameters have a strip of their own.
+    Systems whose ``x`` is not published have a strip of their own.
     """
-    known = [point.parameters for point in points if point.parameters]
+    known = [point.x for point in points if point.x]
     some_unknown = len(known) < len(points)
     low, high = min(known) / 1.6, max(known) * 1.6
     width = high / low
@@ -179,19 +179,19 @@ def plot_parameters(name: str, points: Sequence[Point], axes: Any) -> None:
     figures.set_log_scale(axes.yaxis, bottom, top)
     errors = [max(error, bottom) for error in errors]
     heights = [math.log(error / bottom, top / bottom) for error in errors]
-    labels = figures.spread_labels(heights, 0.046)
-    for point, error, height, label in zip(points, errors, heights, labels, strict=True):
-        x = point.parameters or strip
+    places = figures.spread_labels(heights, 0.046)
+    for point, error, height, place in zip(points, errors, heights, places, strict=True):
+        x = point.x or strip
         colour, mark = (figures.ACCENT, "o") if point.ours else (figures.MUTED, "s")
-        leader = [math.log(x / low, right / low), 1.02], [height, label]
+        leader = [math.log(x / low, right / low), 1.02], [height, place]
         whole = {"transform": axes.transAxes, "clip_on": False}
         axes.plot(*leader, **whole, color=figures.FAINT, linewidth=0.8, zorder=1)
         text = f"{point.error}\u2002{'ours: ' * point.ours}{point.name}"
-        axes.text(1.03, label, text, transform=axes.transAxes, va="center", color=colour)
+        axes.text(1.03, place, text, transform=axes.transAxes, va="center", color=colour)
         style = {"color": colour, "markersize": 6, "elinewidth": 1.4}
         style["markerfacecolor"] = figures.SURFACE if point.open else colour
         axes.errorbar(x, error, point.bar or None, marker=mark, **style)
-    axes.set_xlabel("parameters" + " (?: not published)" * some_unknown)
+    axes.set_xlabel(label + " (?: not published)" * some_unknown)
     axes.set_ylabel("test error, %")
     figures.set_title(axes, name)
 
