@@ -375,6 +375,21 @@ def test_weights_of_an_older_epoch_do_not_stand_for_the_run(launch, tmp_path, ca
     assert launch("mode=evaluate", f"checkpoint={older}") == 0
 
 
+@pytest.mark.parametrize("damaged", ["state.pt", "optimizer.pt"])
+def test_weights_are_tested_though_the_run_could_not_be_resumed(launch, tmp_path, capsys, damaged):
+    assert launch("experiment=mnistrot_p4") == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    error = json.loads(path.read_text())["test_error"]
+    checkpoint = newest(path.parent)
+    (checkpoint / damaged).write_bytes(b"")
+    for place in (path.parent, checkpoint):
+        capsys.readouterr()
+        assert launch("mode=evaluate", f"checkpoint={place}") == 0
+        said = capsys.readouterr().out
+        assert f"{checkpoint / damaged} cannot be read" in said
+        assert f"test error {error:.3f} %" in said
+
+
 @pytest.mark.parametrize(
     "had, has, said",
     [
