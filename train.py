@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ def _launch() -> None:
 
     from pdoe.run import command_line
 
-    words = sys.argv[1:]
+    words, began = sys.argv[1:], time.time()
     if missing := command_line.explain_choices(words, CONFIGS):
         print(f"train.py: {missing}", file=sys.stderr)
         sys.exit(2)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and they are explained here
+    if "WORLD_SIZE" in os.environ:  # no warning of torch's about what `Ranks.wrap` does on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     run_all = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
         command_line.check_names(words, CONFIGS)
@@ -84,6 +87,8 @@ def _launch() -> None:
     finally:
         if ranks := sys.modules.get("pdoe.run.ranks"):
             ranks.leave()
+        for line in command_line.read_job_ends(words, began):
+            print(line, flush=True)
     if unfinished := command_line.describe_unfinished(statuses):
         print(f"train.py: {unfinished}", file=sys.stderr)
     if not statuses and command_line.is_local_sweep(words):
@@ -94,6 +99,8 @@ def _carry_out(cfg: Any) -> None:
     """Carry out one run. A refused run does not keep the other runs of a sweep from running."""
     from hydra.core.hydra_config import HydraConfig
 
+    from pdoe.run.command_line import describe_place
+
     chosen = HydraConfig.get()
     job = "submitit" in chosen.launcher._target_
     if job:  # in a process without `main`; SIGUSR2: a Slurm job is out of time, or preempted
@@ -101,9 +108,11 @@ def _carry_out(cfg: Any) -> None:
             signal.signal(kind, interrupt)
     if stop.requested:
         sys.exit(INTERRUPTED)
+    if chosen.mode.name == "MULTIRUN" and not job:
+        print(describe_place(sys.argv[1:], len(statuses) + 1), flush=True)
     statuses.append(_status(cfg, chosen))
     if job and statuses[-1] != "finished":
-        raise RuntimeError(f"the run is {statuses[-1]}: its record says why")  # for the launcher
+        raise ValueError(f"a run is {statuses[-1]}, see its line above")  # for the launcher
     if stop.requested:
         sys.exit(INTERRUPTED)  # the other runs of a sweep do not begin
     if statuses[-1] not in ("finished", "interrupted") and "WORLD_SIZE" in os.environ:

@@ -32,6 +32,7 @@ from typing import Any
 from reproduce import INTERRUPTED, ROOT, Cell, format_duration
 
 from pdoe.run.overrides import split_overrides
+from pdoe.run.progress import format_count
 from pdoe.run.repository import repository_state
 
 COLUMNS = ["experiment", "recipe", "overrides", "seed", "minutes", "device"]
@@ -108,7 +109,8 @@ def choose(entries: Sequence[Entry], patterns: str) -> list[Entry]:
 def print_left(entries: Sequence[Entry]) -> int:
     """Print what is left to do and how long it takes; how many runs that is."""
     left = [entry for entry in entries if not entry.finished]
-    print(f"\n{len(entries)} runs: {len(entries) - len(left)} finished, {len(left)} left")
+    runs = format_count(len(entries), "run")
+    print(f"\n{runs}: {len(entries) - len(left)} finished, {len(left)} left")
     print("".join(f"  {entry}\n" for entry in left), end="")
     known = [seconds for entry in left if (seconds := entry.seconds_left()) is not None]
     least = "at least " * (len(known) < len(left))

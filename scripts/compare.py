@@ -161,7 +161,8 @@ def collect_runs(args: argparse.Namespace, folders: list[Path]) -> tuple[list[Fo
         if (one.scale or ("full" if one.mirrored else args.scale)) == args.scale
     ]
     if len(of_scale) < len(found):
-        problems.append(f"{len(found) - len(of_scale)} runs of another scale: left out")
+        other = len(found) - len(of_scale)
+        problems.append(f"{other} run{'s' * (other != 1)} of another scale: left out")
     once, skipped = sources.drop_copies(of_scale)
     return once, problems + skipped
 

@@ -26,6 +26,7 @@ from pdoe.run.config import select_hashed
 from pdoe.run.cost import estimate_seconds
 from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.hardware import device_name, resolve_device
+from pdoe.run.progress import format_count
 from pdoe.run.record import RecordError, digest
 from pdoe.tables.paper import read_rows
 
@@ -124,7 +125,8 @@ def announce_cost(cells: Sequence[Cell]) -> None:
 
 def estimate_cost(cells: Sequence[Cell]) -> None:
     left = [cell for cell in cells if not cell.finished]
-    print(f"{len(cells)} runs: {len(cells) - len(left)} finished, {len(left)} to do", flush=True)
+    runs = format_count(len(cells), "run")
+    print(f"{runs}: {len(cells) - len(left)} finished, {len(left)} to do", flush=True)
     if not left:
         return
     device = resolve_device("auto")

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .dataset import DataError
+from .downloads import bar_pace
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")  # of Pillow
 GREYS = ("1", "L", "LA")  # modes of Pillow
@@ -148,7 +149,7 @@ def _for_each(
     indices = [index for index in range(len(paths)) if index not in broken]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(attempt, indices)
-        for index, result in tqdm(results, "images", len(indices), leave=False, mininterval=0.5):
+        for index, result in tqdm(results, "images", len(indices), leave=False, **bar_pace()):
             if isinstance(result, BadImage):
                 broken[index] = str(result)
             else:

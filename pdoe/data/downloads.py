@@ -19,6 +19,12 @@ class TooSlow(Absent):
     """A source would take too long."""
 
 
+def bar_pace() -> dict[str, float]:
+    """How often a bar is drawn: in a log file a line every 30 seconds, none before the first 30."""
+    terminal = sys.stderr.isatty()
+    return {"mininterval": 0.5, "delay": 0} if terminal else {"mininterval": 30, "delay": 30}
+
+
 def download(url: str, limit: int, slowest: float = 0) -> bytes:
     """Return the bytes behind ``url``, at most ``limit``; a progress bar shows them coming.
 
@@ -44,7 +50,7 @@ def download(url: str, limit: int, slowest: float = 0) -> bytes:
                 unit="B",
                 unit_scale=True,
                 leave=False,
-                mininterval=0.5 if sys.stderr.isatty() else 30,
+                **bar_pace(),
             ) as bar:
                 while part := response.read1(1 << 20):
                     parts.append(part)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def newest_whole(folder: Path, older: bool = True) -> tuple[Path, dict[str, Any]
         except CheckpointMismatch as error:
             damaged.append(str(error))
             continue
-        _check_schema(path, parts["state"])
+        check_schema(path, parts["state"])
         if damaged and not older:
             raise CheckpointMismatch(f"{damaged[0]}; the one before it, {path}, is whole")
         if damaged:
@@ -121,26 +121,45 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointMismatch: a file is missing or damaged.
     """
+    sums = _read_sums(path)
+    return {Path(name).stem: _read_part(path, name, sums) for name in sums}
+
+
+def read_first(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Read the first of these parts that a checkpoint has; its other files may be damaged.
+
+    Raises:
+        CheckpointMismatch: the part is missing or damaged, or it is not known which there are.
+    """
+    sums = _read_sums(path)
+    name = next(name for name in names if f"{name}.pt" in sums)
+    return {name: _read_part(path, f"{name}.pt", sums)}
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """Read the digests of a checkpoint's files, by file name."""
     try:
         sums = json.loads(read_whole(path / SUMS).decode())
         if not isinstance(sums, dict) or not {"model.pt", "optimizer.pt", "state.pt"} <= set(sums):
             raise ValueError("it does not name the files of a checkpoint")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointMismatch(f"{path / SUMS} cannot be read ({error})") from None
-    parts = {}
-    for name, expected in sums.items():
-        file = path / Path(name).name
-        try:
-            found = _sha256(file)
-            if found != expected:
-                raise ValueError(f"SHA-256 {found[:12]}..., expected {str(expected)[:12]}...")
-            parts[file.stem] = load_tensors(file)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = (str(error).splitlines() or [""])[0]
-            raise CheckpointMismatch(
-                f"{file} cannot be read ({type(error).__name__}: {reason})"
-            ) from None
-    return parts
+    return sums
+
+
+def _read_part(path: Path, name: str, sums: Mapping[str, str]) -> Any:
+    """Read one file of a checkpoint, if it has its digest."""
+    file, expected = path / Path(name).name, sums[name]
+    try:
+        found = _sha256(file)
+        if found != expected:
+            raise ValueError(f"SHA-256 {found[:12]}..., expected {str(expected)[:12]}...")
+        return load_tensors(file)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointMismatch(
+            f"{file} cannot be read ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def load_tensors(path: Path) -> Any:
@@ -167,7 +186,7 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=_place, reverse=True)
 
 
-def _check_schema(path: Path, state: Any) -> None:
+def check_schema(path: Path, state: Any) -> None:
     schema = state.get("schema", 1) if isinstance(state, Mapping) else None
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise CheckpointMismatch(

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PATHS = ("checkpoint", "outputs", "data.root")
 CHOICES = ("experiment", "data", "model", "recipe", "launcher")  # folders of configs/
+# The last line of a run, see `closing_line`, or the reason why there is no run.
+JOB_END = re.compile(
+    "^(?:(?:already )?finished: |(?:interrupted|failed|diverged) after |train.py: ).*", re.M
+)
 # Older command lines chose these with more words.
 RENAMED = {"group.name": "group", "tracking.mode": "tracking", "tracking.project": "project"}
 
@@ -96,6 +101,42 @@ def is_local_sweep(words: Sequence[str]) -> bool:
     """
     jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
     return not jobs and not {"-m", "--multirun"}.isdisjoint(words)
+
+
+def describe_place(words: Sequence[str], number: int) -> str:
+    """Say which run of a sweep begins; of how many, where no glob chooses them.
+
+    >>> describe_place(["-m", "group=p4,p8", "seed=range(0,4)"], 2)
+    'run 2 of 8'
+    """
+    parse, runs = OverridesParser.create().parse_override, 1
+    try:
+        for override in (parse(word) for word in words if not word.startswith("-")):
+            if override.is_sweep_override():
+                runs *= len(list(override.sweep_iterator()))
+    except HydraException:  # Hydra alone knows what a glob matches
+        return f"run {number}"
+    return f"run {number} of {runs}"
+
+
+def read_job_ends(words: Sequence[str], since: float) -> list[str]:
+    """Return the last line of each run that a launcher carried out as a job, from the jobs' logs.
+
+    Args:
+        words: the command line, which says where the logs lie.
+        since: when the sweep began, in seconds as of ``time.time``; older logs are passed over.
+    """
+    chosen = [word.partition("=")[2] for word in words if word.startswith("outputs=")]
+    folder = Path(chosen[-1].strip("'\"") if chosen else "outputs", ".sweep", "jobs")
+    ends = []
+    for log in sorted(folder.glob("*/*_log.out")):
+        if log.stat().st_mtime < since - 2:  # file systems round
+            continue
+        logs = [path for path in (log, log.with_suffix(".err")) if path.exists()]
+        text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
+        found = JOB_END.findall(text)
+        ends.append(found[-1] if found else f"a job did not end, see {log.with_suffix('.err')}")
+    return ends
 
 
 def describe_unfinished(statuses: Sequence[str]) -> str:

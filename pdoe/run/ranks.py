@@ -7,6 +7,7 @@ Without ``torchrun`` there is one rank, and nothing here communicates.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -92,8 +93,10 @@ class Ranks:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, constants)
         # With this argument gradients stay in the buckets that they have first. Else they are
         # sorted anew after a step, and sums of three ranks and more are rounded in another order:
-        # a run that goes on would differ from one that was not interrupted. The line that PyTorch
-        # logs about it is the price.
+        # a run that goes on would differ from one that was not interrupted.
+        # PyTorch logs a warning about it, which train.py switches off.
+        # The strides of an axis of length 1 differ between gradient and bucket: to no effect.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, find_unused_parameters=True)
 
     def share_buffers(self, model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch
 from .checkpoint_files import (
     NAME,
     CheckpointMismatch,
+    check_schema,
     load_tensors,
     newest_first,
     newest_whole,
     read,
+    read_first,
 )
+
+TESTED = ("selected", "averaged", "model")  # the part that a checkpoint stands for: the first of
 
 
 def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -36,8 +41,8 @@ def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def find_tested_file(folder: Path) -> Path | None:
     """The file of the weights with which the newest checkpoint was tested; None where none is."""
     for path in newest_first(folder)[:1]:
-        names = ("selected.pt", "averaged.pt", "model.pt")
-        return next(path / name for name in names if (path / name).exists())
+        files = (path / f"{name}.pt" for name in TESTED)
+        return next(file for file in files if file.exists())
     return None
 
 
@@ -60,12 +65,26 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
             {"averaged": weights} if "n_averaged" in weights else {"model": weights}
         )
     if NAME.fullmatch(path.name):
-        return select_tested(read(path))
+        return _read_weights(path)
     # A run may be resumed from an older checkpoint; the weights that stand for it are its last.
-    found = newest_whole(path / "checkpoint", older=False) or newest_whole(path, older=False)
+    for folder in (path / "checkpoint", path):
+        for newest in newest_first(folder)[:1]:
+            with suppress(CheckpointMismatch):
+                return _read_weights(newest)
+            newest_whole(folder, older=False)  # raises, and names a whole checkpoint before it
     earlier = path / "checkpoint" / "state.pt"
-    if found is None and earlier.is_file():
+    if earlier.is_file():
         return weights_at(earlier)
-    if found is None:
-        raise CheckpointMismatch(f"{path} holds no checkpoint")
-    return select_tested(found[1])
+    raise CheckpointMismatch(f"{path} holds no checkpoint")
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of one checkpoint, even if what a run would be resumed from is damaged."""
+    try:
+        parts = read(path)
+    except CheckpointMismatch as damage:
+        parts = read_first(path, TESTED)
+        print(f"{damage}; the weights are whole", flush=True)
+    else:
+        check_schema(path, parts["state"])
+    return select_tested(parts)

@@ -127,7 +127,8 @@ def test_provenance_is_of_names_and_contents_and_not_of_the_place(capsys):
 def test_files_are_decoded_once_and_a_damaged_cache_is_refused(capsys, monkeypatch):
     photos()
     first = load()
-    assert "decoding 15 files" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "decoding 15 files" in said.out and not said.err  # no bar in a log file
     (cache,) = Path("data/cache").iterdir()
     assert not any(path.name == "cache" for path in Path("photos").rglob("*"))
     again = load()

@@ -416,6 +416,11 @@ def test_the_operators_promise_what_they_compute(compiled):
     for wanted in ((True, False), (True, True)):
         given = (rows.detach(), layer.weight.detach(), torch.randn_like(y), *wanted, *form)
         torch.library.opcheck(torch.ops.pdoe.jet_gradients, given, test_utils=checks)
+    none = torch.ops.pdoe.jet(rows[:0].detach(), layer.weight, bias, *form)
+    assert none.shape == y[:0].shape
+    given = (rows[:0].detach(), layer.weight, none.detach(), True, True, *form)
+    of_rows, of_weight = torch.ops.pdoe.jet_gradients(*given)
+    assert of_rows.shape == rows[:0].shape and of_weight.abs().max() == 0
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ def test_a_sweep_has_a_folder_for_each_run_and_a_refused_one_does_not_stop_it(
     assert "train.py: head 'group' has filters of bank 'pixels'" in captured.err
     assert "train.py: unknown group 'p4n'; did you mean p4?" in captured.err
     assert "already finished" in captured.out and "Traceback" not in captured.err
+    assert all(f"run {number} of 5\n" in captured.out for number in range(1, 6))
     last = captured.err.splitlines()[-1]
     assert "2 of 5 runs did not finish" in last and last.endswith("#0 refused, #1 refused")
 
@@ -373,6 +374,21 @@ def test_weights_of_an_older_epoch_do_not_stand_for_the_run(launch, tmp_path, ca
     assert f"{last / 'model.pt'} cannot be read" in said
     assert f"the one before it, {older}, is whole" in said
     assert launch("mode=evaluate", f"checkpoint={older}") == 0
+
+
+@pytest.mark.parametrize("damaged", ["state.pt", "optimizer.pt"])
+def test_weights_are_tested_though_the_run_could_not_be_resumed(launch, tmp_path, capsys, damaged):
+    assert launch("experiment=mnistrot_p4") == 0
+    (path,) = (tmp_path / "outputs").rglob("result.json")
+    error = json.loads(path.read_text())["test_error"]
+    checkpoint = newest(path.parent)
+    (checkpoint / damaged).write_bytes(b"")
+    for place in (path.parent, checkpoint):
+        capsys.readouterr()
+        assert launch("mode=evaluate", f"checkpoint={place}") == 0
+        said = capsys.readouterr().out
+        assert f"{checkpoint / damaged} cannot be read" in said
+        assert f"test error {error:.3f} %" in said
 
 
 @pytest.mark.parametrize(
@@ -614,7 +630,10 @@ def test_a_launcher_carries_out_the_runs_of_a_sweep_as_jobs(tmp_path, digits):
         *("data.source=embedded", "model.widths=[2,2]", "model.pool_after=[1]"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PDOE_DATA": str(digits)}
-    for sweep, code in (("group=p2,p4", 0), ("group=p4,p8", 1)):
+    for sweep, code, ends in (
+        ("group=p2,p4", 0, ["finished:", "finished:"]),
+        ("group=p4,p8", 1, ["already", "train.py:"]),
+    ):
         done = subprocess.run(
             [*command, "experiment=mnistrot_p4", sweep],
             cwd=tmp_path,
@@ -623,6 +642,9 @@ def test_a_launcher_carries_out_the_runs_of_a_sweep_as_jobs(tmp_path, digits):
             text=True,
         )
         assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        last = done.stdout.splitlines()[-2:]
+        assert sorted(line.split()[0] for line in last) == ends
     statuses = [record["status"] for record in records(tmp_path / "outputs").values()]
     assert statuses == ["finished"] * 2  # the other one is refused
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}

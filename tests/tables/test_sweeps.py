@@ -160,6 +160,8 @@ def test_only_what_is_left_of_a_run_counts(scripts, tmp_path, monkeypatch, capsy
     leave(tmp_path, cells[2], status="finished")
     reproduce.announce_cost(cells)
     assert capsys.readouterr().out == "3 runs: 3 finished, 0 to do\n"
+    reproduce.announce_cost(cells[:1])
+    assert capsys.readouterr().out == "1 run: 1 finished, 0 to do\n"
 
 
 def test_a_run_of_an_older_configuration_is_not_the_finished_one(scripts, tmp_path, monkeypatch):

@@ -466,7 +466,7 @@ def test_a_smoke_run_that_was_copied_elsewhere_is_not_the_row(place, capsys):
     place.put(record(2.1, 0), record(89.5, 1, manifest=smoke), under="copied")
     assert place.publish() == 0
     assert "2.100 (n = 1)" in place.ours() and "id1" not in place.csv
-    assert "1 runs of another scale: left out" in capsys.readouterr().err
+    assert "1 run of another scale: left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

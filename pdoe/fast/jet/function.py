@@ -92,6 +92,11 @@ def _run(
     results: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """One call of the C++ code: the result [B, C', G, H', W'], the gradient of ``numbers``."""
+    if len(source) == 0:  # the tiles of a batch are shared out by its number of images
+        order = len(form.group)
+        fields = numbers.shape[2] * form.group.n // order
+        result = _empty_map(source, 0, fields, order, *grid.size) if results else None
+        return result, None if target is None else torch.zeros_like(numbers)
     if _is_gpu(source.device):
         from . import gpu
 
