@@ -14,9 +14,10 @@ from torch import Tensor
 from ...banks.finite_differences import CENTRAL
 from ..layout import pixels_first
 from ..modes import full_precision, is_transformed
-from .algebra import REAL_JETS, Form, mixing
+from .algebra import Form
 from .library import JetCall, load
 from .reference import block_numbers, reference
+from .stencils import REAL_JETS, mixing
 
 TILE_BYTES = 416 * 1024  # of slots: they and what is multiplied with them fit into 1 MiB
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
