@@ -13,7 +13,8 @@ from .config import build_model, find_images
 from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
-from .recipe import Recipe, make_optimizer
+from .optimizer import make_optimizer
+from .recipe import Recipe
 from .training import train_step
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them

@@ -156,6 +156,20 @@ class RunFolder:
         """Those of the first ``epochs`` epochs that have no row in metrics.jsonl."""
         return sorted(set(range(1, epochs + 1)) - {row["epoch"] for row in self.metrics()})
 
+    def check_epochs(self, epochs: int) -> None:
+        """Check that a run of so many epochs can be resumed; print which rows are missing.
+
+        Raises:
+            RecordError: there is no checkpoint.
+        """
+        if lost := self.missing_epochs(epochs):
+            print(f"{self.path}/metrics.jsonl lacks epochs {lost[0]} to {lost[-1]}")
+        if epochs and not self.checkpoint.exists():
+            raise RecordError(
+                f"{self.path} has a record of {epochs} epochs but no checkpoint to resume: bring "
+                "the checkpoint back, or begin anew with restart=true"
+            )
+
     def discard(self) -> None:
         """Delete what an earlier run left, apart from its tracking files.
 
