@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from ..fast import jet
 from ..fast.jet.library import has_amx_products
 from .config import build_model, load_configured_data
-from .hardware import Settings, device_name, make_repeatable, resolve_device
+from .hardware import Settings, make_repeatable, name_device, resolve_device
 from .options import check
-from .provenance import device_label, reset_peak_memory
+from .provenance import label_device, reset_peak_memory
 from .ranks import join, synchronise_norms
 from .recipe import Recipe
 
@@ -76,7 +76,7 @@ class Setup:
     def list_conditions(self) -> dict[str, Any]:
         """What decides the rounding of this network here, and must be as it was to resume."""
         return {
-            "machine": device_name(self.device),
+            "machine": name_device(self.device),
             "torch": str(torch.__version__),  # a plain string, or the state would not load
             "compile": self.settings.compile,
             "channels_last": self.settings.channels_last,
@@ -86,7 +86,7 @@ class Setup:
     def describe_hardware(self) -> dict[str, Any]:
         """The fields of a record that say what computes."""
         return {
-            "device": device_label(self.device),
+            "device": label_device(self.device),
             "precision": self.config["precision"],
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

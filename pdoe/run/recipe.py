@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from ..data import DataSet
 from ..data.augmentation import (
-    alternating_flips,
+    choose_flips,
     mirror,
     random_crop_flip,
     random_quarter_turns,
@@ -52,7 +52,7 @@ def make_augmentation(name: str, data: DataSet, seed: int = 0) -> Augment:
         augment = partial(augment, fill=tuple(256 * mean for mean in means))
     if name != "crop_altflip":
         return lambda images, generator, indices, epoch: augment(images, generator)
-    coins = alternating_flips(len(data.train_images), seed).to(data.train_images.device)
+    coins = choose_flips(len(data.train_images), seed).to(data.train_images.device)
 
     def alternate(images: Tensor, generator: Generator, indices: Tensor, epoch: int) -> Tensor:
         return augment(mirror(images, coins[indices] ^ bool(epoch % 2)), generator)
@@ -82,7 +82,7 @@ class Recipe:
             exact); "square" (by a multiple of 90 degrees, and a reflection, exact); "stretch" (a
             rotation, and a stretch by up to 15 % along each of two axes); "crop_flip" (a shift by
             up to 4 pixels and a reflection); "crop_altflip" (the same shift; each image is mirrored
-            every other epoch, see :func:`pdoe.data.augmentation.alternating_flips`); "shift_flip"
+            every other epoch, see :func:`pdoe.data.augmentation.choose_flips`); "shift_flip"
             (a shift by up to 2 pixels, interpolated, and a reflection).
         random_frame: rotate the frames of all layers of differential operators by one random
             angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.

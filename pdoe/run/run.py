@@ -14,20 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
-from .closing import closing_line, is_disk_error, measure_trained
-from .compose import effective_overrides, resolve_config
-from .config import select_hashed, without_seed
+from .closing import describe_end, is_disk_error, measure_trained
+from .compose import reduce_overrides, resolve_config
+from .config import drop_seed, select_hashed
 from .diagnostics import measure_equivariance
 from .divergence import Diverged
 from .folder import RunFolder, run_folder
 from .overrides import join_overrides
 from .preparation import Setup
 from .progress import format_count
-from .provenance import environment, extend_manifest, update_last_part
+from .provenance import describe_environment, extend_manifest, update_last_part
 from .ranks import describe_ranks
-from .record import RecordError, continue_record, new_record, now
+from .record import RecordError, begin_record, continue_record, now
 from .stop import Stop
-from .trained import configuration_in
+from .trained import read_configuration_in
 from .training import Training
 from .values import check_run, check_words, parse_duration
 
@@ -72,7 +72,7 @@ class Run:
         self.max_seconds = parse_duration(cfg.max_time)
         self.config = resolve_config(cfg, experiment)
         self.recipe = check_run(cfg, self.config)
-        self.overrides = effective_overrides(self.config, list(task))
+        self.overrides = reduce_overrides(self.config, list(task))
         self.row = f"{experiment} {join_overrides(self.overrides)}".strip()
         self.smoke = cfg.recipe.scale == "smoke"
         self.folder = RunFolder(
@@ -106,7 +106,7 @@ class Run:
         # The first rank decides: what another rank finds may be the first one's doing.
         self.before, self.record = self.ranks.by_first(self._begin)
         if self.record["status"] == "finished":
-            self._say(f"already {closing_line(self.record, self.folder)}")
+            self._say(f"already {describe_end(self.record, self.folder)}")
             return False
         self.tracker = self._track()
         return True
@@ -130,7 +130,7 @@ class Run:
         folder, config, setup = self.folder, self.config, self.setup
         hardware = setup.describe_hardware()
         before = folder.read_result()
-        record = new_record(
+        record = begin_record(
             experiment=self.experiment,
             overrides=self.overrides,
             seed=self.cfg.seed,
@@ -139,16 +139,16 @@ class Run:
             hardware=hardware,
             code=self.code,
         )
-        config_before = select_hashed(without_seed(configuration_in(folder.path)))
+        config_before = select_hashed(drop_seed(read_configuration_in(folder.path)))
         record = continue_record(record, before, folder.path, select_hashed(config), config_before)
         if record["status"] == "finished":
             return before, record
         folder.check_epochs(record["epochs"])
         settings = hardware | dict(line.split(": ") for line in setup.chosen)
-        here = environment(setup.device, self.code, settings)
+        here = describe_environment(setup.device, self.code, settings)
         known = record.get("manifest")
         record["manifest"] = extend_manifest(known, here, config, now(), record["epochs"])
-        folder.write_config(OmegaConf.to_yaml(OmegaConf.create(self._config_with_seed())))
+        folder.write_config(OmegaConf.to_yaml(OmegaConf.create(self._add_seed())))
         folder.write_result(record)
         return before, record
 
@@ -166,7 +166,7 @@ class Run:
                 group=self.row,
                 tags=tags,
             ),
-            config={**self._config_with_seed(), "manifest": self.record["manifest"]},
+            config={**self._add_seed(), "manifest": self.record["manifest"]},
             record=self.record,
         )
 
@@ -230,7 +230,7 @@ class Run:
     def _resume(self) -> Training:
         """Return the training with the state of the checkpoint, if there is one."""
         try:
-            return self._training()
+            return self._make_training()
         except CheckpointMismatch:
             if not self.smoke:
                 raise
@@ -238,9 +238,9 @@ class Run:
         self.setup.build()
         self.before, self.record = self.ranks.by_first(self._begin)
         self._announce()
-        return self._training()
+        return self._make_training()
 
-    def _training(self) -> Training:
+    def _make_training(self) -> Training:
         left = self.max_seconds
         if left:
             left = max(0.0, left - (time.perf_counter() - self.began))
@@ -294,7 +294,7 @@ class Run:
             if record is not self.before:
                 record["ended"] = now()
                 update_last_part(record["manifest"], record["ended"], record["epochs"])
-                self._say(closing_line(record, self.folder))
+                self._say(describe_end(record, self.folder))
             try:
                 if self.ranks.first:
                     self.folder.write_result(record)
@@ -308,5 +308,5 @@ class Run:
         if self.ranks.first:
             print(line, flush=True)
 
-    def _config_with_seed(self) -> dict[str, Any]:
+    def _add_seed(self) -> dict[str, Any]:
         return {**self.config, "seed": self.cfg.seed}

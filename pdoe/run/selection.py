@@ -7,7 +7,7 @@ import time
 from torch import Tensor, nn
 
 from ..data import DataSet
-from .evaluation import confusion_matrix, error_of
+from .evaluation import compute_error, confusion_matrix
 from .limits import Limits
 from .options import Options
 from .progress import Display
@@ -59,7 +59,7 @@ class Evaluator:
         self.limits.worked = True
         progress.confusion = confusion.tolist()
         progress.evaluation_seconds = time.perf_counter() - began
-        return error_of(confusion)
+        return compute_error(confusion)
 
     def select(self, score: float | None, progress: Progress, position: Position) -> None:
         """Keep the weights of the epoch if they are the best so far, where that is what counts."""
@@ -73,7 +73,7 @@ class Evaluator:
         confusion = self._test(self.data, progress)
         if confusion is None:
             return
-        progress.test_error = error_of(confusion)
+        progress.test_error = compute_error(confusion)
         if self.sees_test_images:  # else the test set is seen here alone
             progress.update_best()
         progress.confusion = confusion.tolist()

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..data import DataSet
 from ..data.batches import epoch_batches, to_input
 from ..fast import release_graphs, replay_as_graphs
-from .checkpoints import CheckpointMismatch, current_conditions, load, save
+from .checkpoints import CheckpointMismatch, list_conditions, load, save
 from .divergence import check_weights, read_losses
 from .evaluation import autocast, number_type
 from .frames import RandomFrame
@@ -113,13 +113,13 @@ class Training:
             self.averaged = average_weights(model, recipe.average)
             tested = self.averaged.module
         self.generator = torch.Generator().manual_seed(self.options.seed)
-        self.progress, self.position = Progress(), self._here()
+        self.progress, self.position = Progress(), self._mark_position()
         recorded = False
         if self.options.cuda_graph and self.ranks.count == 1:
             first_batch = self._input(self.images[: recipe.batch_size])
             recorded = replay_as_graphs(model, first_batch, self.precision)
         self.conditions = {
-            **current_conditions(self.device, self.precision, recorded, self.ranks.count),
+            **list_conditions(self.device, self.precision, recorded, self.ranks.count),
             "average": recipe.average,
             **(self.options.conditions or {}),
         }
@@ -251,7 +251,7 @@ class Training:
         progress.training_seconds += seconds
         progress.test_error = error if self.evaluator.sees_test_images else None
         progress.update_best()
-        self.position = self._here(self.position.selected)
+        self.position = self._mark_position(self.position.selected)
         score = train_error if recipe.evaluate_select == "train_best" else error
         self.evaluator.select(score, progress, self.position)
         progress.seconds = time.perf_counter() - self.started
@@ -297,7 +297,7 @@ class Training:
             save(*parts, self.conditions, progress, self.ranks)
         self.saved = time.perf_counter()
 
-    def _here(self, selected: dict[str, Tensor] | None = None) -> Position:
+    def _mark_position(self, selected: dict[str, Tensor] | None = None) -> Position:
         """The position at the beginning of an epoch."""
         state = self.generator.get_state()
         return Position(state, state, selected=selected)

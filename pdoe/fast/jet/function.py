@@ -192,14 +192,14 @@ class JetConv(torch.autograd.Function):
         # Neither batches of gradients nor gradients that are known to be 0 lie in memory.
         in_memory = torch._C._has_storage(gradient) and not gradient._is_zerotensor()
         by_torch = torch.is_grad_enabled() or is_transformed() or not in_memory
-        compute = gradients_by_torch if by_torch else compute_gradients
+        compute = compute_gradients_by_torch if by_torch else compute_gradients
         of_x, of_weight = compute(x, weight, gradient, ctx.form, wanted)
         if of_x is not None and not ctx.channels_last and not by_torch:
             of_x = of_x.contiguous()
         return of_x, of_weight, of_bias, None, None
 
 
-def gradients_by_torch(
+def compute_gradients_by_torch(
     x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x and weight, by operations that torch can differentiate and map over."""
