@@ -41,7 +41,7 @@ from benchmark_measure import IMPORT, Setting, measure_case, measure_imports
 
 from pdoe.files import as_csv, write_whole
 from pdoe.report.cost import fit_exponents
-from pdoe.run.hardware import name_device, resolve_device, resolve_precision
+from pdoe.run.hardware import device_name, resolve_device, resolve_precision
 from pdoe.run.record import now, repository_state
 from pdoe.tables.markdown import grid
 
@@ -151,7 +151,7 @@ def write_results(
 
 def describe_hardware(device: torch.device) -> dict[str, object]:
     """The columns of the machine; a CPU's name covers generations, so its units are added."""
-    name, threads = name_device(device), None
+    name, threads = device_name(device), None
     if device.type == "cpu":
         units = [torch.backends.cpu.get_cpu_capability()]
         units += ["bf16"] if resolve_precision("auto", device) == "bf16" else []

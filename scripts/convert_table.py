@@ -19,7 +19,7 @@ import torchvision
 from torch import nn
 
 from pdoe import PointGroup, convert
-from pdoe.run.hardware import name_device
+from pdoe.run.hardware import device_name
 from pdoe.run.record import repository_state
 
 NETWORKS = (
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
             if "cannot convert" in rows[-1]:
                 break
     made = (
-        f"Commit {commit}{', with changes' if dirty else ''}; {name_device(torch.device('cpu'))}; "
+        f"Commit {commit}{', with changes' if dirty else ''}; {device_name(torch.device('cpu'))}; "
     )
     made += f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python "
     made += f"{platform.python_version()}, {torch.get_num_threads()} threads."

@@ -37,7 +37,7 @@ from pdoe.run.config import build_model
 from pdoe.run.cost import measure_seconds_per_image
 from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
-from pdoe.run.hardware import name_device, resolve_device
+from pdoe.run.hardware import device_name, resolve_device
 from pdoe.run.trained import load_weights, read_configuration_in
 from pdoe.tables.markdown import insert
 
@@ -123,7 +123,7 @@ def measure(record: Mapping[str, Any], config: dict[str, Any], odds: np.ndarray)
         "labels": config["recipe"]["train_images"],
         "seed": record["seed"],
         **{name: round(100 * value, 4) for name, value in quality.items()},
-        "multiplications": count_per_image(config["experiment"], config["group"]),
+        "multiplications": multiplications(config["experiment"], config["group"]),
         **{key: record[key] for key in COLUMNS if key in record and key != "seed"},
     }
 
@@ -144,7 +144,7 @@ def view_odds(config: dict[str, Any], folder: Path) -> np.ndarray:
 
 
 @cache
-def count_per_image(experiment: str, group: str) -> int:
+def multiplications(experiment: str, group: str) -> int:
     """Multiplications of the convolutions and the linear layer for one image, kernels dense."""
     model = build_model({**compose(experiment), "group": group}, data_set())
     _, channels, size, _ = data_set().test_images.shape
@@ -175,7 +175,7 @@ def select_complete(runs: Sequence[dict[str, Any]], recipe: str) -> list[dict[st
 def print_times() -> None:
     """Print how long each network takes to classify a cell here, a batch of 32 at a time."""
     device = resolve_device("auto")
-    print(f"{name_device(device)}, threads: {torch.get_num_threads()}")
+    print(f"{device_name(device)}, threads: {torch.get_num_threads()}")
     for experiment, groups in GROUPS["elpv_common"].items():
         for group in groups:
             config = compose_config(f"experiment={experiment}", f"group={group}")

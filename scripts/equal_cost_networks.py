@@ -16,7 +16,7 @@ from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model
 from pdoe.tables import runs
 from pdoe.tables.paper import read_rows
-from pdoe.tables.table import Line, list_lines
+from pdoe.tables.table import Line, table_lines
 
 RECIPE = "cifar_fast"
 SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -94,7 +94,7 @@ def count_jet(layer: nn.Module, dense: int) -> int:
 def read_results(experiments: Path, results: Path) -> dict[tuple[str, str], Line]:
     """The lines with a finished run, by experiment and overrides."""
     found = runs.read_csv(results / "runs.csv")
-    lines = list_lines(read_rows(experiments), found.runs, "full")
+    lines = table_lines(read_rows(experiments), found.runs, "full")
     return {(line.paper.row, line.overrides): line for line in lines if line.ours}
 
 

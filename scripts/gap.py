@@ -27,7 +27,7 @@ from pdoe.tables.draws import drop_draw
 from pdoe.tables.markdown import NONE, grid, insert
 from pdoe.tables.paper import read_rows
 from pdoe.tables.runs import read_csv
-from pdoe.tables.table import DRAW, Line, list_lines
+from pdoe.tables.table import DRAW, Line, table_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS, RESULTS = ROOT / "experiments" / "mnist_rot", ROOT / "results" / "mnist_rot"
@@ -180,7 +180,7 @@ def name_of(cell: Cell) -> str:
 
 
 def main() -> None:
-    lines = list_lines(read_rows(EXPERIMENTS), read_csv(RESULTS / "runs.csv").runs, "full")
+    lines = table_lines(read_rows(EXPERIMENTS), read_csv(RESULTS / "runs.csv").runs, "full")
     cells = collect_cells(lines)
     page = EXPERIMENTS / "finding.md"
     write_whole(RESULTS / "gap.csv", format_cells_csv(cells))

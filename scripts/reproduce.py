@@ -25,7 +25,7 @@ from pdoe.run.compose import compose_config
 from pdoe.run.config import select_hashed
 from pdoe.run.cost import estimate_seconds
 from pdoe.run.folder import RunFolder, run_folder
-from pdoe.run.hardware import name_device, resolve_device
+from pdoe.run.hardware import device_name, resolve_device
 from pdoe.run.record import RecordError, digest
 from pdoe.tables.paper import read_rows
 
@@ -144,7 +144,7 @@ def estimate_cost(cells: Sequence[Cell]) -> None:
         total += (whole[network] or 0.0) * max(0.0, 1 - done / config["recipe"]["epochs"])
     more = "at least" if None in whole.values() else "about"
     print(
-        f"{more} {format_duration(total)} in all on {name_device(device)}, by a few steps of each "
+        f"{more} {format_duration(total)} in all on {device_name(device)}, by a few steps of each "
         "network; after Ctrl-C the same command resumes",
         flush=True,
     )

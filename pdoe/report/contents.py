@@ -112,7 +112,7 @@ def read_table(folder: Path, results: Path) -> Table:
     name = folder.name
     problems = [problem.replace(f"{results}", name) for problem in found.problems]
     problems += [f"{name}/details/{problem}" for problem in damaged]
-    lines = add_draw_spread(tables.list_lines(paper, found.runs, "full"))
+    lines = add_draw_spread(tables.table_lines(paper, found.runs, "full"))
     lines.sort(key=partial(order_naturally, [line.row for line in paper]))
     return Table(name, lines, list(found.runs), details, problems)
 

@@ -115,11 +115,11 @@ def count_parameters(line: Line) -> list[int]:
 
 def draw_parameters(report: Report, one: Table) -> Html:
     """The figure of the published systems and ours; a panel for each data set."""
-    panels, ours = [], [line for line in one.shown if find_our_point(line)]
+    panels, ours = [], [line for line in one.shown if point_of_runs(line)]
     for name in dict.fromkeys(row.paper.row.split("_")[0] for row in one.rows):
         published = [row for row in one.rows if row.paper.error]
-        theirs = [find_paper_point(r) for r in published if r.paper.row.startswith(f"{name}_")]
-        own = [find_our_point(line) for line in ours if line.paper.row.startswith(f"{name}_")]
+        theirs = [point_of_paper(r) for r in published if r.paper.row.startswith(f"{name}_")]
+        own = [point_of_runs(line) for line in ours if line.paper.row.startswith(f"{name}_")]
         if any(point.parameters for point in [*theirs, *own]):
             title = DATA.get(name, name)
             panels.append((partial(plot_parameters, title, [*theirs, *own]), title))
@@ -136,20 +136,20 @@ def draw_parameters(report: Report, one: Table) -> Html:
     return report.add_figure(f"{one.name}/parameters", title, panels, caption, LARGE)
 
 
-def find_paper_point(line: Line) -> Point:
+def point_of_paper(line: Line) -> Point:
     name = line.paper.method.rsplit(", CIFAR", 1)[0]
     name = f"{name}, {line.paper.group.partition(' (')[0]}"
     return Point(name, line.paper.error, line.paper.parameters)
 
 
-def find_our_point(line: Line) -> Point | None:
+def point_of_runs(line: Line) -> Point | None:
     """Our point of a line; None with other settings than a recipe, or with other data."""
     counts, recipe = count_parameters(line), line.settings.get("recipe", "")
     usual = set(line.settings) <= {"recipe"} and tables.has_published_counts(line.provenance)
     if not counts or not usual or is_first_look(line):
         return None
     bar = math.hypot(line.ours.half_width or 0, line.sampling)
-    name = find_paper_point(line).name + (f", {recipe.partition('_')[2]} recipe" if recipe else "")
+    name = point_of_paper(line).name + (f", {recipe.partition('_')[2]} recipe" if recipe else "")
     return Point(name, f"{line.ours.mean:.3f}", max(counts), True, bar, bool(recipe))
 
 

@@ -57,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if fast else "fp32"
 
 
-def name_device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """Return the name of a GPU or of the CPU, such as "NVIDIA H200" or "CPU AMD EPYC"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

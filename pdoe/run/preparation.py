@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ..fast import jet
 from ..fast.jet.library import has_amx_products
 from .config import build_model, load_configured_data
-from .hardware import Settings, make_repeatable, name_device, resolve_device
+from .hardware import Settings, device_name, make_repeatable, resolve_device
 from .options import check
 from .provenance import label_device, reset_peak_memory
 from .ranks import join, synchronise_norms
@@ -76,7 +76,7 @@ class Setup:
     def list_conditions(self) -> dict[str, Any]:
         """What decides the rounding of this network here, and must be as it was to resume."""
         return {
-            "machine": name_device(self.device),
+            "machine": device_name(self.device),
             "torch": str(torch.__version__),  # a plain string, or the state would not load
             "compile": self.settings.compile,
             "channels_last": self.settings.channels_last,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .hardware import name_device
+from .hardware import device_name
 from .repository import hash_difference, repository_state
 
 
@@ -76,7 +76,7 @@ def instruction_set() -> dict[str, str | None]:
 
 def label_device(device: torch.device) -> str:
     """The name of a device; a CPU with its instructions, such as "CPU AMD EPYC (AVX512)"."""
-    name = name_device(device)
+    name = device_name(device)
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else name
 
 

@@ -15,7 +15,7 @@ from .pages import PAGES, render_pages, render_validation
 from .paper import Published
 from .runs import Run, RunsFile, format_runs_csv, merge
 from .sources import Found
-from .table import Line, list_contrasts, list_lines
+from .table import Line, list_contrasts, table_lines
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Table:
         return [row.row for row in self.paper]
 
     def lines(self, runs: Sequence[Run]) -> list[Line]:
-        return add_draw_spread(list_lines(self.paper, runs, self.scale))
+        return add_draw_spread(table_lines(self.paper, runs, self.scale))
 
 
 @dataclass(frozen=True)

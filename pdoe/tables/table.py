@@ -158,7 +158,7 @@ class Line:
         return dirty + "†" * (len(self.machines) > 1) + "‡" * bool(self.selected)
 
 
-def list_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> list[Line]:
+def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> list[Line]:
     """Every published row, run or not, each followed by its runs with overrides; others if run.
 
     Only seeds are averaged: runs of another configuration or of other data are lines of their own,

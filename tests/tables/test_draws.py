@@ -27,7 +27,7 @@ def drawn(draw, error, seed=0, words="", replacement=False, **fields):
 
 
 def lines_of(*records):
-    return table.list_lines(PAPER, map(runs.from_record, records), "full")
+    return table.table_lines(PAPER, map(runs.from_record, records), "full")
 
 
 def test_the_draw_is_read_from_the_provenance():

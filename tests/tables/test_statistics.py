@@ -183,7 +183,7 @@ def test_rows_with_several_seeds_are_compared():
     other = {"data": record()["data"] | {"sha256": "5b"}, "overrides": "group=p4"}
     fast = [record(2.5 + s, s, **other) for s in (1, 2)]
     members = map(runs.from_record, [*p8, *z2, *p4, *fast])
-    (pair,) = tables.list_contrasts(tables.list_lines(PAPER, members, "full"))
+    (pair,) = tables.list_contrasts(tables.table_lines(PAPER, members, "full"))
     assert (pair.first.paper.row, pair.second.paper.row) == ("mnistrot_z2", "mnistrot_pdo_p8")
     assert (pair.paired.n, pair.paired.mean) == (2, pytest.approx(0.35))
     assert pair.paired.half_width == pytest.approx(0.6353, abs=1e-4)
