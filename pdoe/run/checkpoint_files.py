@@ -49,11 +49,11 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> None:
             buffer = io.BytesIO()
             torch.save(content, buffer)
             write_whole(beside / f"{name}.pt", lambda file, b=buffer: file.write(b.getbuffer()))
-        sums = {f"{name}.pt": _hash_file(beside / f"{name}.pt") for name in parts}
+        sums = {f"{name}.pt": _sha256(beside / f"{name}.pt") for name in parts}
         write_whole(beside / SUMS, json.dumps(sums, indent=2) + "\n")
         # Newer checkpoints are damaged: the run was resumed from an older one. A checkpoint of the
         # same name is damaged, or holds the same state.
-        for other in list_newest_first(folder):
+        for other in newest_first(folder):
             if _place(other) > _place(path) or (other == path and not _is_whole(path)):
                 shutil.rmtree(other)
         if not path.exists():
@@ -61,7 +61,7 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> None:
             sync_folder(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    for old in list_newest_first(folder)[KEPT:]:
+    for old in newest_first(folder)[KEPT:]:
         shutil.rmtree(old)
 
 
@@ -81,7 +81,7 @@ def _is_whole(path: Path) -> bool:
 def tidy(folder: Path, chosen: Path) -> None:
     """Delete what a killed process left: parts, and checkpoints older than the one before."""
     _remove_parts(folder)
-    found = list_newest_first(folder)
+    found = newest_first(folder)
     for old in found[found.index(chosen) + KEPT :]:
         shutil.rmtree(old)
 
@@ -98,7 +98,7 @@ def newest_whole(folder: Path, older: bool = True) -> tuple[Path, dict[str, Any]
             version of this package wrote the newest.
     """
     damaged = []
-    for path in list_newest_first(folder):
+    for path in newest_first(folder):
         try:
             parts = read(path)
         except CheckpointMismatch as error:
@@ -131,7 +131,7 @@ def read(path: Path) -> dict[str, Any]:
     for name, expected in sums.items():
         file = path / Path(name).name
         try:
-            found = _hash_file(file)
+            found = _sha256(file)
             if found != expected:
                 raise ValueError(f"SHA-256 {found[:12]}..., expected {str(expected)[:12]}...")
             parts[file.stem] = load_tensors(file)
@@ -149,7 +149,7 @@ def load_tensors(path: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def list_newest_first(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """The checkpoints in a folder, whole or not.
 
     Raises:
@@ -182,6 +182,6 @@ def _place(path: Path) -> tuple[int, int]:
     return int(epoch), int(step)
 
 
-def _hash_file(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,7 +55,7 @@ def is_disk_error(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in STORAGE_ERRORS
 
 
-def describe_end(record: dict[str, Any], folder: RunFolder) -> str:
+def closing_line(record: dict[str, Any], folder: RunFolder) -> str:
     """Say in a line how a run ended."""
     if record["status"] == "finished":
         return f"finished: test error {record['test_error']:.2f} %, {folder.path}/result.json"

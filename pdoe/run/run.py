@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
-from .closing import describe_end, is_disk_error, measure_trained
+from .closing import closing_line, is_disk_error, measure_trained
 from .compose import reduce_overrides, resolve_config
 from .config import drop_seed, select_hashed
 from .diagnostics import measure_equivariance
@@ -106,7 +106,7 @@ class Run:
         # The first rank decides: what another rank finds may be the first one's doing.
         self.before, self.record = self.ranks.by_first(self._begin)
         if self.record["status"] == "finished":
-            self._say(f"already {describe_end(self.record, self.folder)}")
+            self._say(f"already {closing_line(self.record, self.folder)}")
             return False
         self.tracker = self._track()
         return True
@@ -294,7 +294,7 @@ class Run:
             if record is not self.before:
                 record["ended"] = now()
                 update_last_part(record["manifest"], record["ended"], record["epochs"])
-                self._say(describe_end(record, self.folder))
+                self._say(closing_line(record, self.folder))
             try:
                 if self.ranks.first:
                     self.folder.write_result(record)

@@ -29,7 +29,7 @@ from .folder import RunFolder
 from .hardware import make_repeatable, resolve_device, resolve_precision
 from .provenance import label_device
 from .recipe import Recipe
-from .weights import load_weights_at
+from .weights import weights_at
 
 CONFIGURATION = "config.yaml"
 NEEDED = {
@@ -113,7 +113,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         CheckpointMismatch: there are no weights, or they are damaged.
     """
     try:
-        model.load_state_dict(load_weights_at(path))
+        model.load_state_dict(weights_at(path))
     except RuntimeError as error:
         problem = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} holds the weights of another network: {problem}") from None

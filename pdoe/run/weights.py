@@ -11,8 +11,8 @@ import torch
 from .checkpoint_files import (
     NAME,
     CheckpointMismatch,
-    list_newest_first,
     load_tensors,
+    newest_first,
     newest_whole,
     read,
 )
@@ -35,13 +35,13 @@ def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def find_tested_file(folder: Path) -> Path | None:
     """The file of the weights with which the newest checkpoint was tested; None where none is."""
-    for path in list_newest_first(folder)[:1]:
+    for path in newest_first(folder)[:1]:
         names = ("selected.pt", "averaged.pt", "model.pt")
         return next(path / name for name in names if (path / name).exists())
     return None
 
 
-def load_weights_at(path: Path) -> dict[str, torch.Tensor]:
+def weights_at(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a run folder, of a checkpoint or in a file, as they are to be tested.
 
     Raises:
@@ -65,7 +65,7 @@ def load_weights_at(path: Path) -> dict[str, torch.Tensor]:
     found = newest_whole(path / "checkpoint", older=False) or newest_whole(path, older=False)
     earlier = path / "checkpoint" / "state.pt"
     if found is None and earlier.is_file():
-        return load_weights_at(earlier)
+        return weights_at(earlier)
     if found is None:
         raise CheckpointMismatch(f"{path} holds no checkpoint")
     return select_tested(found[1])

@@ -123,10 +123,10 @@ def test_a_choice_survives_interruptions_at_every_step(data, tmp_path, select):
 
 
 def test_the_weights_of_a_checkpoint_are_the_chosen_ones(data, tmp_path):
-    from pdoe.run.weights import find_tested_file, load_weights_at
+    from pdoe.run.weights import find_tested_file, weights_at
 
     model, _, _ = run(data, evaluate_select="test_best", checkpoint=tmp_path / "checkpoint")
-    assert same(load_weights_at(tmp_path), model.state_dict())
+    assert same(weights_at(tmp_path), model.state_dict())
     assert find_tested_file(tmp_path / "checkpoint").name == "selected.pt"
 
 

@@ -585,7 +585,7 @@ def test_checkpoints_are_sorted_by_number(data, tmp_path):
     names = [f"epoch={epoch},step=000000" for epoch in (9998, 9999, 10000, 10001)]
     for name in names[:3]:
         checkpoint_files.write_checkpoint(tmp_path / name, {"state": {}})
-    assert [path.name for path in checkpoint_files.list_newest_first(tmp_path)] == names[2:0:-1]
+    assert [path.name for path in checkpoint_files.newest_first(tmp_path)] == names[2:0:-1]
     checkpoint_files.write_checkpoint(tmp_path / names[3], {"state": {}})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
 
