@@ -34,7 +34,7 @@ from pdoe.files import as_csv, write_whole
 from pdoe.run.config import build_model, fill_neutral, load_configured_data
 from pdoe.run.folder import RunFolder
 from pdoe.run.record import repository_state
-from pdoe.run.trained import configuration_at, load_weights
+from pdoe.run.trained import load_weights, read_configuration_at
 from pdoe.tables.cells import escape_formula, unescape_formula
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def find_errors(model: nn.Module, images: Tensor, labels: Tensor, data: DataSet)
     return torch.cat(wrong).numpy()
 
 
-def mean_errors(new: np.ndarray, origin: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+def average_errors(new: np.ndarray, origin: np.ndarray, seen: np.ndarray) -> dict[str, float]:
     """Errors in per cent; ``new``, ``seen``: which images are wrong; ``origin`` numbers digits."""
     of_train = origin < MNIST_TRAIN
     mean_new, mean_seen = 100 * new.mean(), 100 * seen.mean()
@@ -92,12 +92,12 @@ def measure_run(folder: Path) -> dict[str, str]:
     record = RunFolder(folder).read_result()
     if record is None or record["status"] != "finished":
         raise ValueError(f"{folder} holds no finished run")
-    config = fill_neutral(configuration_at(folder))
+    config = fill_neutral(read_configuration_at(folder))
     of_data = {"data": config["data"], "recipe": {"evaluate": config["recipe"]["evaluate"]}}
     data, images, labels, origin = load_seen_digits(json.dumps(of_data))
     model = load_weights(build_model(config, data), folder).eval()
     new = find_errors(model, data.test_images, data.test_labels, data)
-    errors = mean_errors(new, origin, find_errors(model, images, labels, data))
+    errors = average_errors(new, origin, find_errors(model, images, labels, data))
     commit, dirty = repository_state(ROOT)
     named = {name: str(record[name]) for name in ("experiment", "overrides", "seed", "run_id")}
     numbers = {name: f"{value:.3f}" for name, value in errors.items()}

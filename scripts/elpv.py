@@ -36,11 +36,11 @@ from pdoe.files import as_csv, write_whole
 from pdoe.report.labels import describe_runs, draw_figures, make_tables
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model
-from pdoe.run.cost import seconds_per_image
+from pdoe.run.cost import measure_seconds_per_image
 from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
 from pdoe.run.hardware import device_name, resolve_device
-from pdoe.run.trained import configuration_in, load_weights
+from pdoe.run.trained import load_weights, read_configuration_in
 from pdoe.tables.markdown import insert
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def read_runs(outputs: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(outputs.glob("elpv*/*/seed=*/result.json")):
         folder = RunFolder(path.parent)
-        record, config = folder.read_result(), configuration_in(folder.path)
+        record, config = folder.read_result(), read_configuration_in(folder.path)
         recipe = find_recipe(config) if record["status"] == "finished" and config else None
         if recipe is None:
             continue
@@ -195,7 +195,7 @@ def print_times() -> None:
     for experiment, groups in GROUPS["elpv_common"].items():
         for group in groups:
             config = compose_config(f"experiment={experiment}", f"group={group}")
-            _, seconds = seconds_per_image(config, device)
+            _, seconds = measure_seconds_per_image(config, device)
             print(f"{experiment} {group}: {1000 * seconds:.3f} ms, {config['precision']}")
 
 

@@ -19,7 +19,7 @@ from pdoe.equivariance.angles import convergence_order, equivariance_curve, smoo
 from pdoe.equivariance.error import EquivarianceReport, equivariance_report
 from pdoe.models import Images
 from pdoe.run.config import build_model
-from pdoe.run.trained import configuration_at, images_at, load_weights
+from pdoe.run.trained import load_weights, read_configuration_at, read_images_form
 
 
 def build_network(config: dict, seed: int = 0, images: Images | None = None) -> nn.Module:
@@ -30,13 +30,13 @@ def build_network(config: dict, seed: int = 0, images: Images | None = None) -> 
 
 def load_run(path: Path, source: str | None = None) -> tuple[dict, int, Images, nn.Module]:
     """Load configuration, seed, form of the images and trained network of a run or its files."""
-    config = configuration_at(path, source)
+    config = read_configuration_at(path, source)
     if config is None:
         raise ValueError(f"{path} is in no run folder, so its network is unknown")
     seed = config.get("seed")
     if not isinstance(seed, int):
         raise ValueError(f"the configuration of {path} has no seed: {seed!r}")
-    images = images_at(path, config)
+    images = read_images_form(path, config)
     return config, seed, images, load_weights(build_network(config, seed, images), path)
 
 

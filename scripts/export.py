@@ -24,7 +24,7 @@ from pdoe.data.dataset import format_statistic
 from pdoe.files import write_whole
 from pdoe.run.checkpoints import CheckpointMismatch, newest_whole
 from pdoe.run.config import build_model, load_configured_data
-from pdoe.run.trained import configuration_at, load_weights
+from pdoe.run.trained import load_weights, read_configuration_at
 
 TOLERANCE = 1e-5  # of the relative difference of the logits
 
@@ -42,7 +42,7 @@ def export_run(folder: Path, root: str | None, onnx: bool, source: str | None = 
             f"{'checkpoint/epoch=...,step=...' if found is None else 'config.yaml'}"
         )
     parts = found[1]
-    config = configuration_at(folder, source)
+    config = read_configuration_at(folder, source)
     data = load_configured_data(config, root)
     model = load_weights(build_model(config, data), found[0])
     epochs, of = parts["state"]["progress"]["epoch"], config["recipe"]["epochs"]

@@ -23,7 +23,7 @@ from pdoe.data.draws import read_draw
 from pdoe.files import as_csv, write_whole
 from pdoe.report.figures import ACCENT, INK, MUTED, SECOND, render, set_title
 from pdoe.tables.cells import escape_formula, format_code
-from pdoe.tables.draws import settings_without_draw
+from pdoe.tables.draws import drop_draw
 from pdoe.tables.markdown import NONE, grid, insert
 from pdoe.tables.paper import read_rows
 from pdoe.tables.runs import read_csv
@@ -84,7 +84,7 @@ def collect_cells(lines: Iterable[Line]) -> list[Cell]:
     for line in lines:
         draw = read_draw(line.provenance)
         if draw is not None and line.ours and line.paper.error and not line.another:
-            key = line.paper.row, line.paper.error, settings_without_draw(line), draw.replacement
+            key = line.paper.row, line.paper.error, drop_draw(line), draw.replacement
             groups.setdefault(key, []).append(line)
     drawn = {key[:3] for key, found in groups.items() if len(found) > 1 or key[3]}
 
@@ -124,7 +124,7 @@ def format_cells(cells: Sequence[Cell]) -> str:
     return grid(HEADER, rows)
 
 
-def cells_csv(cells: Sequence[Cell]) -> str:
+def format_cells_csv(cells: Sequence[Cell]) -> str:
     rows = []
     for cell in cells:
         values, runs = cell.values, cell.runs
@@ -162,10 +162,12 @@ def draw_gap(cells: Sequence[Cell]) -> str:
 
         return panel
 
-    return render([panel_of(row) for row in rows], 620, 90 + 24 * max(map(len, _by_row(cells))))
+    return render(
+        [panel_of(row) for row in rows], 620, 90 + 24 * max(map(len, _group_by_row(cells)))
+    )
 
 
-def _by_row(cells: Sequence[Cell]) -> list[list[Cell]]:
+def _group_by_row(cells: Sequence[Cell]) -> list[list[Cell]]:
     return [[cell for cell in cells if cell.row == row] for row in {cell.row for cell in cells}]
 
 
@@ -181,7 +183,7 @@ def main() -> None:
     lines = table_lines(read_rows(EXPERIMENTS), read_csv(RESULTS / "runs.csv").runs, "full")
     cells = collect_cells(lines)
     page = EXPERIMENTS / "finding.md"
-    write_whole(RESULTS / "gap.csv", cells_csv(cells))
+    write_whole(RESULTS / "gap.csv", format_cells_csv(cells))
     write_whole(page, insert(page.read_text("utf-8"), "gap", format_cells(cells)))
     write_whole(RESULTS / "figures" / "gap.svg", draw_gap(cells))
     print(f"{len(cells)} lines in {page}; figures/gap.svg under {RESULTS}")

@@ -34,7 +34,7 @@ TURNS = np.arange(-20, 21) / 100  # degrees about the known angle, for a fair fi
 REACH = 3  # pixels on each side of a point that the Gaussian sums over
 
 
-def source_points(angles: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+def find_source_points(angles: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns and rows of a digit under the pixels of its rotation: two arrays [N, side, side]."""
     centre = (side - 1) / 2
     x, y = np.meshgrid(np.arange(side) - centre, np.arange(side) - centre, indexing="ij")
@@ -47,7 +47,7 @@ def rotate_by(kernel: str, digit: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
     ``kernel`` is "nearest", "bilinear", "bicubic", or the sigma of a normalised Gaussian.
     """
-    columns, rows = source_points(angles, len(digit))
+    columns, rows = find_source_points(angles, len(digit))
     if kernel in ("nearest", "bilinear", "bicubic"):
         import torch
         import torch.nn.functional as F

@@ -35,7 +35,7 @@ from pdoe.run.folder import RunFolder
 from pdoe.run.hardware import SWITCHES, format_setting
 from pdoe.run.overrides import split_overrides
 from pdoe.run.record import RecordError, digest
-from pdoe.run.trained import configuration_in, load_weights
+from pdoe.run.trained import load_weights, read_configuration_in
 from pdoe.tables.statistics import NORMAL, sampling_variance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def check_packed(
 
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Record and configuration of a run whose weights may be packed; ValueError for others."""
-    record, config = RunFolder(folder).read_result(), configuration_in(folder)
+    record, config = RunFolder(folder).read_result(), read_configuration_in(folder)
     if record is None or config is None:
         lacks = "result.json" if record is None else "config.yaml"
         raise ValueError(f"{folder} is no run folder: it lacks {lacks}, or it cannot be read")

@@ -7,7 +7,7 @@ import sys
 
 from pdoe.data import SETS, DataError, load_data
 from pdoe.data.dataset import STATISTICS, format_statistic
-from pdoe.data.files import cache_path, data_root
+from pdoe.data.files import data_root, name_cache
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    cache = cache_path(data_root(options.root), data.name, data.provenance)
+    cache = name_cache(data_root(options.root), data.name, data.provenance)
     print(f"name        {data.name}")
     print(f"provenance  {data.provenance}")
     print(f"training    {len(data.train_images)} images {list(data.train_images.shape[1:])}")

@@ -136,7 +136,7 @@ def mirror(images: Tensor, flips: Tensor) -> Tensor:
     return torch.where(flips[:, None, None, None], images.flip(3), images)
 
 
-def alternating_flips(count: int, seed: int) -> Tensor:
+def choose_flips(count: int, seed: int) -> Tensor:
     """Return which of ``count`` images are mirrored in even epochs; the others are in odd epochs.
 
     bool ``[count]``, a fair coin for each image, fixed by ``seed``. Of two epochs in a row an image

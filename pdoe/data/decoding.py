@@ -64,7 +64,7 @@ def decode_files(
     """
     broken: dict[int, str] = {}
     if size is None or channels is None:
-        headers = _for_each(paths, _read_header, broken)
+        headers = _read_each(paths, _read_header, broken)
         _refuse_broken(paths, broken, skip_broken)
         grey = all(mode in GREYS for _, mode in headers.values())
         side = size or _find_side(paths, headers)
@@ -79,7 +79,7 @@ def decode_files(
         images[index] = decode(path.read_bytes(), form)
         return True
 
-    kept = np.array(sorted(_for_each(paths, fill, broken)), np.int64)
+    kept = np.array(sorted(_read_each(paths, fill, broken)), np.int64)
     _refuse_broken(paths, broken, skip_broken)
     return (images if len(kept) == len(paths) else images[kept]), kept
 
@@ -131,7 +131,7 @@ def _open(raw: bytes) -> Image.Image:
     return image
 
 
-def _for_each(
+def _read_each(
     paths: Sequence[Path], read: Callable[[int, Path], object], broken: dict[int, str]
 ) -> dict[int, object]:
     """Call ``read`` for each path that is not broken, in threads, and show the progress."""

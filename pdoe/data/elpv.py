@@ -18,7 +18,7 @@ import numpy as np
 
 from .dataset import PARTS, DataError, DataSet, check_statistics, digest, make_data_set
 from .facts import SETS
-from .files import Absent, cache_path, find_root, read_cache, write_cache
+from .files import Absent, find_root, name_cache, read_cache, write_cache
 
 NAME = "elpv"
 SOURCES = ("auto", "package")
@@ -99,13 +99,13 @@ def is_defective(strata: np.ndarray) -> np.ndarray:
     return (strata % 4 >= 2).astype(np.uint8)
 
 
-def area_means(images: np.ndarray, size: int) -> np.ndarray:
+def average_areas(images: np.ndarray, size: int) -> np.ndarray:
     """Reduce uint8 images ``[N, H, H]`` to ``[N, size, size]`` by means over areas, rounded.
 
     A pixel that two areas share counts for each by its part. The sums are integers, so the result
     is the same on every machine, and commutes exactly with quarter turns and reflections.
 
-    >>> area_means(np.array([[[0, 0, 30], [0, 0, 30], [0, 0, 30]]], np.uint8), 2).tolist()
+    >>> average_areas(np.array([[[0, 0, 30], [0, 0, 30], [0, 0, 30]]], np.uint8), 2).tolist()
     [[[0, 20], [0, 20]]]
     """
     large = images.shape[-1]
@@ -118,7 +118,7 @@ def area_means(images: np.ndarray, size: int) -> np.ndarray:
 
 def _read_or_prepare(root: Path, size: int) -> dict[str, np.ndarray]:
     """Read the prepared set from its cache, or make, check and cache it; its labels are strata."""
-    path, pinned = cache_path(root, NAME, f"package, {size} pixels"), PREPARED.get(size)
+    path, pinned = name_cache(root, NAME, f"package, {size} pixels"), PREPARED.get(size)
     try:
         return read_cache(path, pinned)[0]
     except Absent:
@@ -157,7 +157,7 @@ def _read_package(size: int) -> tuple[np.ndarray, np.ndarray]:
             name, probability, kind = line.split()
             strata.append(4 * TYPES.index(kind) + round(3 * float(probability)))
             with Image.open(folder / name) as image:
-                images.append(area_means(np.asarray(image)[None], size)[0])
+                images.append(average_areas(np.asarray(image)[None], size)[0])
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{folder} cannot be read: {error}. Reinstall it: {INSTALL}.") from None
     return np.stack(images), np.array(strata, np.uint8)

@@ -141,7 +141,7 @@ def read_file(path: Path, limit: int, remedy: str) -> bytes:
 # ---- Caches --------------------------------------------------------------------------------------
 
 
-def cache_path(root: Path, name: str, provenance: str) -> Path:
+def name_cache(root: Path, name: str, provenance: str) -> Path:
     """Return where the prepared set of this name and provenance lies, or would be written."""
     file = f"{name}-{re.sub('[^a-z0-9]+', '-', provenance)}.npz"
     paths = [folder / "cache" / file for folder in search_roots(root)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
 from .decoding import MODES, decode_files
-from .files import OWN_FOLDER, Absent, cache_path, data_root, read_cache, write_cache
+from .files import OWN_FOLDER, Absent, data_root, name_cache, read_cache, write_cache
 from .listing import Listing, list_images
 
 NAME = "folder"
@@ -160,7 +160,7 @@ def _read_or_make(
 ) -> tuple[dict[str, np.ndarray], str]:
     """Read the set from its cache, or decode and cache it: arrays and SHA-256."""
     root = data_root() if data_root().is_dir() else OWN_FOLDER
-    path = cache_path(root, NAME, f"{provenance[6:]} {wanted.describe()}")
+    path = name_cache(root, NAME, f"{provenance[6:]} {wanted.describe()}")
     try:
         arrays, sha256 = read_cache(path, limit=None)
         print(f"{NAME}: {provenance}: taken from the cache {path}", flush=True)

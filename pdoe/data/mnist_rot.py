@@ -23,7 +23,7 @@ from .dataset import DataError, DataSet, check_statistics, digest, make_data_set
 from .downloads import download_into
 from .draws import DRAWN, Draw, check_source
 from .facts import SETS
-from .files import Absent, cache_path, find_root, read_cache, read_first, write_cache
+from .files import Absent, find_root, name_cache, read_cache, read_first, write_cache
 from .idx import download_mnist, read_mnist
 from .rotation import rotate_digits
 
@@ -118,7 +118,7 @@ def _read_or_make(
     root: Path, provenance: str, make: Callable[[Path], Arrays]
 ) -> tuple[Arrays, str, Path]:
     """Read the set from its cache, or make, check and cache it: arrays, SHA-256, cache file."""
-    path, pinned = cache_path(root, NAME, provenance), PINNED.get(provenance)
+    path, pinned = name_cache(root, NAME, provenance), PINNED.get(provenance)
     try:
         return *read_cache(path, pinned), path
     except Absent:

@@ -128,7 +128,7 @@ def equivariance_curve(
         elif still.ndim == 4:
             expected = rotate(still, angle)
         if still.ndim > 2:
-            disc = _disc(expected, margin)
+            disc = _mask_disc(expected, margin)
             expected, moved = expected[..., disc], moved[..., disc]
         errors[degrees] = relative_error(moved, expected)
     return errors
@@ -200,7 +200,7 @@ def convergence_order(
     size = 1 + sum(layer.kernel_size - 1 for layer in layers)
     errors = {}
     for h in spacings:
-        model, patch = _at_spacing(layers, h), h * pixel_centres(size, size)
+        model, patch = _copy_at_spacing(layers, h), h * pixel_centres(size, size)
         moved, still = (
             model(field_at(points, 1, 4.0, seed).transpose(0, 1))
             for points in ((centres + patch) @ back.T, centres @ back.T + patch)
@@ -225,7 +225,7 @@ def _check_layers(layers: Sequence[LiftingConv | GroupConv]) -> None:
             raise ValueError(f"expected 3x3 weights, stride 1 and no bias, found {layer}")
 
 
-def _at_spacing(layers: Sequence[LiftingConv | GroupConv], h: float) -> nn.Sequential:
+def _copy_at_spacing(layers: Sequence[LiftingConv | GroupConv], h: float) -> nn.Sequential:
     """Copies in float64, without padding, of the same operators in stencils of spacing h."""
     stencils = operators(np.eye(2)[None], h)[0, :, 1:4, 1:4].reshape(len(OPERATORS), -1)
     copies = [copy.deepcopy(layer).double() for layer in layers]
@@ -236,7 +236,7 @@ def _at_spacing(layers: Sequence[LiftingConv | GroupConv], h: float) -> nn.Seque
     return nn.Sequential(*copies)
 
 
-def _disc(x: Tensor, margin: float) -> Tensor:
+def _mask_disc(x: Tensor, margin: float) -> Tensor:
     """The pixels that stay in view under every rotation: bool [H, W]."""
     radius = (min(x.shape[-2:]) - 1) / 2 - margin
     inside = pixel_centres(*x.shape[-2:]).norm(dim=-1).to(x.device) <= radius + 1e-9

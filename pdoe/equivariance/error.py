@@ -52,7 +52,7 @@ def equivariance_error(
     ([0, 2, 4, 6], 0.0, True)
     """
     check_arguments(model, group, x)
-    move = action or _action_of(model)
+    move = action or _find_action(model)
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model)
     y = run_model(model, x)
@@ -122,7 +122,7 @@ def equivariance_report(
     check_arguments(model, group, x)
     if tolerance is None:
         tolerance = 1e-9 if x.dtype == torch.float64 else 1e-3
-    move = _action_of(model)
+    move = _find_action(model)
     model = copy.deepcopy(model)
     outputs, shapes = _record_outputs(model, group, move)
 
@@ -199,7 +199,7 @@ def run_model(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y
 
 
-def _action_of(model: object) -> Action:
+def _find_action(model: object) -> Action:
     """The model's own method ``act``, if it has one; a layer of that name does not count."""
     own = getattr(model, "act", None)
     return own if inspect.ismethod(own) else act

@@ -28,7 +28,7 @@ def reason(
     'pooling 2x2 over a size of 5x5 leaves out one side of the map: it needs an even one'
     """
     own = getattr(module, "group", group)
-    if isinstance(own, PointGroup) and not set(_quarters(group)) <= set(_quarters(own)):
+    if isinstance(own, PointGroup) and not set(_list_quarters(group)) <= set(_list_quarters(own)):
         return f"it is built for {own.name}, which lacks rotations or reflections of {group.name}"
     if isinstance(module, nn.Flatten):
         return _explain_flatten(module, shape)
@@ -53,11 +53,11 @@ def _is_symmetric(kernel: Tensor, group: PointGroup) -> bool:
     """Whether every element that maps the grid to itself leaves a planar kernel unchanged."""
     return kernel.shape[-2] == kernel.shape[-1] and all(
         torch.allclose(torch.rot90(kernel.flip(-2) if m else kernel, q, (-2, -1)), kernel)
-        for m, q in _quarters(group)
+        for m, q in _list_quarters(group)
     )
 
 
-def _quarters(group: PointGroup) -> list[tuple[int, int]]:
+def _list_quarters(group: PointGroup) -> list[tuple[int, int]]:
     """The elements that map the grid to itself, as (reflections, rotations by 90 degrees)."""
     return [
         (m, 4 * r // group.n)

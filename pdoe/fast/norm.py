@@ -13,7 +13,7 @@ from ..arguments import require_integer
 from ..maps import require_floats
 from .layout import is_channels_last, with_usual_strides
 from .modes import is_captured, is_transformed
-from .norm_cpu import NormByPosition, accumulation_dtype, as_lifted, as_planar
+from .norm_cpu import NormByPosition, as_lifted, as_planar, choose_accumulation_dtype
 from .norm_gpu import NormByOrientation
 
 
@@ -86,7 +86,7 @@ class BatchNorm(nn.BatchNorm3d):
             and x.ndim == 5
             and x.shape[1] == self.num_features
             and x.numel() > 0
-            and self.weight.dtype in (x.dtype, accumulation_dtype(x))
+            and self.weight.dtype in (x.dtype, choose_accumulation_dtype(x))
         )
 
     def _by_orientation(self, x: Tensor) -> bool:

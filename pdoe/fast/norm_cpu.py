@@ -29,7 +29,7 @@ class NormByPosition(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x)
         # Of 16-bit maps torch returns float32 statistics only if float32 running ones are given.
-        unused = (x.new_zeros(rows.shape[1], dtype=accumulation_dtype(x)) for _ in range(2))
+        unused = (x.new_zeros(rows.shape[1], dtype=choose_accumulation_dtype(x)) for _ in range(2))
         means, variances = torch.ops.aten.batch_norm_update_stats(rows, *unused, 0.0)
         means, variances = _by_field(means, x), _by_field(variances, x)
         mean = means.mean((0, 2))
@@ -67,7 +67,7 @@ class NormByPosition(torch.autograd.Function):
             slope = -scale * invstd.square() * of_product / count
             of_source = _planar(x, slope, -slope * mean)
             of_back = _planar(x, scale, -scale * of_gradient / count)
-            of_x, wide = torch.empty_like(gradient), accumulation_dtype(x)
+            of_x, wide = torch.empty_like(gradient), choose_accumulation_dtype(x)
             images = max(1, CACHED_BYTES * len(x) // x.nbytes)
             parts = (each.split(images) for each in (of_x, x, gradient))
             for part, source, back in zip(*parts, strict=True):
@@ -136,7 +136,7 @@ def as_lifted(planar: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten._unsafe_view(planar, x.shape)
 
 
-def accumulation_dtype(x: Tensor) -> torch.dtype:
+def choose_accumulation_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype in which sums over ``x`` are taken."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 

@@ -101,14 +101,13 @@ class PlainCNN(nn.Module):
         check_layer_numbers("pool_after", pool_after, len(widths))
         _check_head(head, hidden, group)
         _check_pooled_options(head, space_pool, head_dropout)
-        drops = [dropout if n in dropout_after else 0.0 for n in range(1, len(widths) + 1)]
-        pools, whole = (
-            [n in pool_after for n in range(1, len(widths) + 1)],
-            dropout_kind == "fields",
-        )
         layers = [
-            Layer(width, size, padding, pool, drop, whole)
-            for width, pool, drop in zip(widths, pools, drops, strict=True)
+            Layer(
+                *(width, size, padding, number in pool_after),
+                dropout=dropout if number in dropout_after else 0.0,
+                whole_fields=dropout_kind == "fields",
+            )
+            for number, width in enumerate(widths, start=1)
         ]
         filters = Filters(bank, offset, bank_width)
         if layers and (first_bank, first_size) != (None, None):
@@ -125,12 +124,9 @@ class PlainCNN(nn.Module):
             self.head = _build_group_head(group, chain, images.classes, bias)
         else:
             pool = SpaceMax() if space_pool == "max" else nn.AdaptiveAvgPool2d(1)
-            classes = images.classes
-            self.head = _build_pooled_head(chain, classes, hidden, batch_norm, pool, head_dropout)
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, LiftingConv | GroupConv):
-                    module.weight *= math.sqrt(init_variance / 2)
+            settings = hidden, batch_norm, pool, head_dropout
+            self.head = _build_pooled_head(chain, images.classes, *settings)
+        _scale_weights(self, math.sqrt(init_variance / 2))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.images is not None:
@@ -182,6 +178,13 @@ def _split_filters(filters: Filters, first_bank: str | None) -> tuple[Filters, F
         for each, wide in zip((first, filters), kinds, strict=True)
     )
     return one, other
+
+
+@torch.no_grad()
+def _scale_weights(model: nn.Module, factor: float) -> None:
+    for module in model.modules():
+        if isinstance(module, LiftingConv | GroupConv):
+            module.weight *= factor
 
 
 def _build_dense_head(group: PointGroup, chain: Chain, classes: int, bias: bool) -> nn.Sequential:

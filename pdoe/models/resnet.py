@@ -106,8 +106,8 @@ class ResNet(nn.Module):
         _check_arguments(group, downsample, head, stem_pool, images)
         if bank == "auto":
             bank = "pixels" if 4 % group.n == 0 and offset == 0 else "operators"
-        count = _blocks_per_stage(depth, block)
-        stem, *widths = _channels(group, widths, plain_widths, stem, match)
+        count = _count_blocks(depth, block)
+        stem, *widths = _choose_channels(group, widths, plain_widths, stem, match)
         self.group = group
         self.layout = ChannelsLast()
         blocks, channels = [], stem
@@ -199,7 +199,7 @@ def _build_head(kind: str, group: PointGroup, channels: int, classes: int) -> nn
     )
 
 
-def _blocks_per_stage(depth: int, block: str) -> int:
+def _count_blocks(depth: int, block: str) -> int:
     if block not in CONVOLUTIONS:
         raise ValueError(f"block is 'basic' or 'bottleneck', not {block!r}")
     layers = 3 * CONVOLUTIONS[block]
@@ -211,7 +211,7 @@ def _blocks_per_stage(depth: int, block: str) -> int:
     return (depth - 2) // layers
 
 
-def _channels(
+def _choose_channels(
     group: PointGroup,
     widths: Sequence[int] | None,
     plain_widths: Sequence[int] | None,

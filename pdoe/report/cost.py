@@ -32,7 +32,7 @@ def add_speed(report: Report) -> None:
         lines = report.read_lines(f"benchmarks/{path.name}", TEXTS, FIGURES)
         lines = [line for line in lines if min(line["ours_ms"], line["rival_ms"]) > 0]
         drawn = select_main_mode(lines)
-        if not (panels := speed_panels(drawn)):
+        if not (panels := list_speed_panels(drawn)):
             continue
         device = ", ".join(sorted({format_device(line) for line in lines}))
         precision, mode = drawn[0]["precision"], drawn[0]["mode"]
@@ -53,7 +53,7 @@ def add_speed(report: Report) -> None:
     report.add_section("speed", "Speed", *parts)
 
 
-def speed_panels(lines: list[dict]) -> list[Panel]:
+def list_speed_panels(lines: list[dict]) -> list[Panel]:
     panels: list[Panel] = []
     for kind, name in (("network", "Networks"), ("block", "Blocks: layer, norm, ReLU")):
         own = [line for line in lines if line["case"].startswith(f"{kind} ")]

@@ -72,9 +72,9 @@ def labels_needed(lines: Sequence[Line], network: Network, goal: float, measure:
 def make_tables(lines: Sequence[Line]) -> dict[str, str]:
     """Return the tables in Markdown, by name: a row for each network."""
     return {
-        **{measure: _quality_table(lines, measure) for measure in MEASURES},
-        "difference": _difference_table(lines, "auc"),
-        "needed": _needed_table(lines, "auc"),
+        **{measure: _tabulate_quality(lines, measure) for measure in MEASURES},
+        "difference": _tabulate_differences(lines, "auc"),
+        "needed": _tabulate_needed(lines, "auc"),
     }
 
 
@@ -102,7 +102,7 @@ def _table(lines: Sequence[Line], networks: Sequence[Network], cells: Cells) -> 
     return grid(header, [[*_name(n), *(cells(n, count) for count in counts)] for n in networks])
 
 
-def _quality_table(lines: Sequence[Line], measure: str) -> str:
+def _tabulate_quality(lines: Sequence[Line], measure: str) -> str:
     def cell(network: Network, count: int) -> str:
         found = summarise(lines, network, count, measure)
         return f"{found.mean:.1f}" + ("" if found.std is None else f" ± {found.std:.1f}")
@@ -121,7 +121,7 @@ def compare(
     return paired.mean, paired.half_width
 
 
-def _difference_table(lines: Sequence[Line], measure: str) -> str:
+def _tabulate_differences(lines: Sequence[Line], measure: str) -> str:
     def cell(network: Network, count: int) -> str:
         mean, half = compare(lines, network, count, measure)
         text = f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}")
@@ -130,7 +130,7 @@ def _difference_table(lines: Sequence[Line], measure: str) -> str:
     return _table(lines, list_networks(lines)[1:], cell)
 
 
-def _needed_table(lines: Sequence[Line], measure: str) -> str:
+def _tabulate_needed(lines: Sequence[Line], measure: str) -> str:
     counts = list_counts(lines)
     goals = [summarise(lines, PLAIN, count, measure).mean for count in counts]
     header = ["network", "widths at", "parameters", "multiplications"]

@@ -121,7 +121,7 @@ def plot_order(name: str, series: Mapping[str, Points], axes: Any) -> None:
 
 def add_filters(report: Report) -> None:
     """The nine stencils, and filters in the frame of each rotation of p8: nothing is measured."""
-    names = [operator_name(*powers, "xy") for powers in OPERATORS]
+    names = [name_operator(*powers, "xy") for powers in OPERATORS]
     caption = (
         "The nine basis operators as central differences on the pixel grid. Orange is positive, "
         "blue negative."
@@ -142,7 +142,7 @@ def add_filters(report: Report) -> None:
     report.add_section("filters", "Stencils and filters", stencils, filters)
 
 
-def operator_name(i: int, j: int, axes: str) -> str:
+def name_operator(i: int, j: int, axes: str) -> str:
     powers = {0: "", 1: "∂{}", 2: "∂{}²"}
     return powers[i].format(axes[0]) + powers[j].format(axes[1]) or "1"
 

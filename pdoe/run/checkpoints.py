@@ -39,7 +39,7 @@ HARDWARE = {
 } | INSTRUCTIONS  # fmt: skip
 
 
-def current_conditions(
+def list_conditions(
     device: torch.device, precision: str, cuda_graph: bool, ranks: int
 ) -> dict[str, Any]:
     """What decides the rounding of a run here, name -> value."""

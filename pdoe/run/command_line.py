@@ -41,13 +41,13 @@ def quote_path(word: str) -> str:
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
-def names_of(choice: str, configs: Path) -> list[str]:
+def list_names(choice: str, configs: Path) -> list[str]:
     """Return the names in one folder of ``configs``."""
     names = sorted(path.stem for path in (configs / choice).glob("*.yaml"))
     return [name for name in names if name != "defaults"]  # the schema of the recipes
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_word(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean ...?` with the known word that is most like ``word``, if any is."""
     found = get_close_matches(word, list(known), 1)
     return f"; did you mean {found[0]}?" if found else ""
@@ -75,10 +75,10 @@ def check_names(words: Sequence[str], configs: Path) -> None:
 
 def check_name(choice: str, name: str, configs: Path) -> None:
     """Check one name; see :func:`check_names`."""
-    known = names_of(choice, configs)
+    known = list_names(choice, configs)
     if name in known or (choice in ("experiment", "launcher") and name == "null"):
         return
-    suggestion = nearest(name, known) or f": it is one of {', '.join(known)}"
+    suggestion = suggest_word(name, known) or f": it is one of {', '.join(known)}"
     raise ValueError(f"unknown {choice} {name!r}{suggestion}")
 
 
@@ -86,7 +86,7 @@ def explain_choices(words: Sequence[str], configs: Path) -> str | None:
     """Say what to choose if a command line chooses neither an experiment nor a model."""
     if any(re.match(r"\+*(experiment|model|mode)=|-(?!m$|-multirun$)", word) for word in words):
         return None
-    names = names_of("experiment", configs)
+    names = list_names("experiment", configs)
     width, rows = max(map(len, names)) + 2, -(-len(names) // 3)
     lines = ["".join(f"{name:{width}}" for name in names[row::rows]) for row in range(rows)]
     head = "choose an experiment, such as experiment=mnistrot_pdo_p8, or a model (see --help):"
@@ -171,7 +171,7 @@ def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
         return text.splitlines()[-1]
     section = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == section]
-    return f"unknown key {key}" + (nearest(key, known) or f": there are {', '.join(siblings)}")
+    return f"unknown key {key}" + (suggest_word(key, known) or f": there are {', '.join(siblings)}")
 
 
 def _list_keys(words: Sequence[str], configs: Path) -> list[str]:

@@ -42,7 +42,7 @@ def resolve_config(cfg: DictConfig, experiment: str) -> dict[str, Any]:
     return {"experiment": experiment, **config}
 
 
-def effective_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
+def reduce_overrides(config: dict[str, Any], task: list[str]) -> list[str]:
     """Return the overrides that set this run apart from its experiment, sorted.
 
     An override that changes nothing (``group=p8`` for a row on p8) does not count, nor does the

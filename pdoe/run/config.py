@@ -54,7 +54,7 @@ LATER: dict[str, Any] = {
 
 def select_hashed(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the part of a configuration that enters its hash."""
-    kept = config and _without(config, LATER)
+    kept = config and _drop_neutral(config, LATER)
     if kept and isinstance(kept.get("group"), str):
         kept["group"] = {"name": kept["group"]}  # as in the configurations of older runs
     return kept
@@ -89,12 +89,12 @@ def parse_group(name: Any) -> PointGroup:
         ) from None
 
 
-def _without(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
+def _drop_neutral(config: dict[str, Any], neutral: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration without the keys that have their neutral value."""
     kept = {}
     for key, value in config.items():
         if isinstance(value, dict) and isinstance(neutral.get(key), dict):
-            kept[key] = _without(value, neutral[key])
+            kept[key] = _drop_neutral(value, neutral[key])
         elif key not in neutral or digest(value) != digest(neutral[key]):
             kept[key] = value
     return kept
@@ -210,6 +210,6 @@ def build_model(config: dict[str, Any], images: DataSet | Images | None = None) 
         raise ValueError(f"the network cannot be built: {error}") from error
 
 
-def without_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
+def drop_seed(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return a configuration without its seed."""
     return config and {key: value for key, value in config.items() if key != "seed"}

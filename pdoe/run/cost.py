@@ -13,7 +13,8 @@ from .config import build_model, find_images
 from .diagnostics import ANGLES, count_rotated
 from .evaluation import autocast, number_type
 from .hardware import SWITCHES, Settings
-from .recipe import Recipe, make_optimizer
+from .optimizer import make_optimizer
+from .recipe import Recipe
 from .training import train_step
 
 ENOUGH = 1.0  # seconds of steps that are timed, or four of them
@@ -31,7 +32,7 @@ def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
     train_images = min(train_images, recipe.train_images or train_images)
     train_images = recipe.epoch_images or train_images
     test_images = min(test_images, recipe.test_images or test_images)
-    step, test = seconds_per_image(config, device)
+    step, test = measure_seconds_per_image(config, device)
     seen = train_images // recipe.batch_size * recipe.batch_size
     tests = sum(map(recipe.tests, range(1, recipe.epochs + 1))) + (recipe.evaluate_select != "last")
     tests *= len(recipe.evaluate_tta_angles) or 1
@@ -39,7 +40,7 @@ def estimate_seconds(config: dict[str, Any], device: torch.device) -> float:
     return recipe.epochs * seen * step + (tests * test_images + turned) * test
 
 
-def seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
+def measure_seconds_per_image(config: dict[str, Any], device: torch.device) -> tuple[float, float]:
     """The seconds of a training step and of a test, for one image."""
     channels, classes, size = find_images(config)
     precision, recipe = config["precision"], config["recipe"]

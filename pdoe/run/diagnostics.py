@@ -46,7 +46,7 @@ def diagnose(
     errors = {str(a): measure_rotated_error(model, data, precision, count, a) for a in ANGLES}
     layers = None
     if len(getattr(model, "blocks", ())) < DEEP:
-        report = equivariance_report(model, model.group, some_input(model, data, 2))
+        report = equivariance_report(model, model.group, take_input(model, data, 2))
         layers = {name or "model": finite(error) for name, error in report.errors.items()}
     names = {"class_names": list(data.class_names)} if data.class_names else {}
     odds = log_odds(model, data, precision, test_images) if data.classes == 2 else None
@@ -81,7 +81,7 @@ def measure_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | N
     if grid_elements(model.group) == [0]:
         return {"trunk": None, "logits": None}
     model.eval()
-    x = some_input(model, data, 16)
+    x = take_input(model, data, 16)
     action = getattr(model, "act", None)  # the trunk's maps lie where the model's do
     return {
         name: finite(max(equivariance_error(part, model.group, x, action).values()))
@@ -89,7 +89,7 @@ def measure_equivariance(model: nn.Module, data: DataSet) -> dict[str, float | N
     }
 
 
-def some_input(model: nn.Module, data: DataSet, count: int) -> Tensor:
+def take_input(model: nn.Module, data: DataSet, count: int) -> Tensor:
     """The first test images as the network's input, [count, C, H, W]."""
     dtype = next(model.parameters()).dtype
     return to_input(data.test_images[:count], data.mean, data.std, dtype)

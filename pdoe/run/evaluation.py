@@ -29,12 +29,12 @@ def number_type(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 
 
-def batch_size(images: Tensor) -> int:
+def choose_batch_size(images: Tensor) -> int:
     """The number of images [N, C, H, W] that are tested at once, fewer of larger ones.
 
     On a CPU the maps of a batch stay in its cache, and on a GPU in its memory.
 
-    >>> batch_size(torch.empty(5, 1, 28, 28)), batch_size(torch.empty(5, 3, 224, 224))
+    >>> choose_batch_size(torch.empty(5, 1, 28, 28)), choose_batch_size(torch.empty(5, 3, 224, 224))
     (100, 2)
     """
     pixels = max(images.shape[-2] * images.shape[-1], 32 * 32)
@@ -72,13 +72,13 @@ def confusion_matrix(
     device, dtype = data.test_images.device, number_type(precision)
     images, labels = data.test_images[:count], data.test_labels[:count]
     own, truths = ranks.share(images), ranks.share(labels)
-    size = batch_size(images)
+    size = choose_batch_size(images)
 
-    def logits_of(batch: Tensor) -> Tensor:
+    def compute_logits(batch: Tensor) -> Tensor:
         with autocast(device, precision):
             if not tta_angles:
                 return model(to_input(batch, data.mean, data.std, dtype))
-            views = rotations(batch, tta_angles)
+            views = rotate_each(batch, tta_angles)
             outputs = (model(to_input(view, data.mean, data.std, dtype)) for view in views)
             return sum(F.softmax(output.to(dtype), 1) for output in outputs)
 
@@ -89,7 +89,7 @@ def confusion_matrix(
         if len(batch):
             if start and len(batch) < size:  # one shape, for a compiled network
                 batch = torch.cat([batch, own[: size - len(batch)]])
-            logits = logits_of(batch)
+            logits = compute_logits(batch)
             if logits.shape[1] != data.classes:
                 raise ValueError(
                     f"the network has {logits.shape[1]} classes, {data.name} has {data.classes}"
@@ -110,21 +110,21 @@ def log_odds(
     model.eval()
     dtype, odds = number_type(precision), []
     images = data.test_images[:count]
-    for batch in images.split(batch_size(images)):
+    for batch in images.split(choose_batch_size(images)):
         with autocast(batch.device, precision):
             logits = model(to_input(batch, data.mean, data.std, dtype))
         odds += (logits[:, 1] - logits[:, 0]).double().tolist()
     return odds
 
 
-def rotations(images: Tensor, degrees: Sequence[float]) -> Iterator[Tensor]:
+def rotate_each(images: Tensor, degrees: Sequence[float]) -> Iterator[Tensor]:
     """The images rotated counter-clockwise by each angle (bilinear)."""
     for angle in degrees:
         angles = torch.full((len(images),), math.radians(angle), dtype=torch.float64)
         yield images if angle % 360 == 0 else rotate(images, angles)
 
 
-def error_of(confusion: Tensor) -> float:
+def compute_error(confusion: Tensor) -> float:
     """The error in per cent of a confusion matrix."""
     images = confusion.sum().item()
     return 100 * (images - confusion.trace().item()) / images
@@ -138,4 +138,4 @@ def evaluate(
     tta_angles: Sequence[float] = (),
 ) -> float:
     """The test error in per cent, see :func:`confusion_matrix`."""
-    return error_of(confusion_matrix(model, data, precision, count, tta_angles=tta_angles))
+    return compute_error(confusion_matrix(model, data, precision, count, tta_angles=tta_angles))

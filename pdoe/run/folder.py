@@ -129,7 +129,7 @@ class RunFolder:
             ) from None
         rows = []
         for number, line in enumerate(lines, start=1):
-            row = _row(line)
+            row = _parse_row(line)
             if row is None and number < len(lines):
                 found = line[:40].decode(errors="replace")
                 raise RecordError(
@@ -152,9 +152,23 @@ class RunFolder:
             "".join(json.dumps(line) + "\n" for line in [*kept, row]),
         )
 
-    def missing_epochs(self, epochs: int) -> list[int]:
+    def find_missing_epochs(self, epochs: int) -> list[int]:
         """Those of the first ``epochs`` epochs that have no row in metrics.jsonl."""
         return sorted(set(range(1, epochs + 1)) - {row["epoch"] for row in self.metrics()})
+
+    def check_epochs(self, epochs: int) -> None:
+        """Check that a run of so many epochs can be resumed; print which rows are missing.
+
+        Raises:
+            RecordError: there is no checkpoint.
+        """
+        if lost := self.find_missing_epochs(epochs):
+            print(f"{self.path}/metrics.jsonl lacks epochs {lost[0]} to {lost[-1]}")
+        if epochs and not self.checkpoint.exists():
+            raise RecordError(
+                f"{self.path} has a record of {epochs} epochs but no checkpoint to resume: bring "
+                "the checkpoint back, or begin anew with restart=true"
+            )
 
     def discard(self) -> None:
         """Delete what an earlier run left, apart from its tracking files.
@@ -170,7 +184,7 @@ class RunFolder:
         remove(aside)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def _parse_row(line: bytes) -> dict[str, Any] | None:
     """The row that a line of metrics.jsonl holds; None if it holds none."""
     try:
         row = json.loads(line)

@@ -56,7 +56,7 @@ class RandomFrame:
         self.step = 2 * math.pi / max(layer.group.n for layer in self.layers)
 
     @contextmanager
-    def drawn(self, generator: torch.Generator) -> Iterator[None]:
+    def rotate(self, generator: torch.Generator) -> Iterator[None]:
         """Rotate all frames by an angle drawn from ``generator``, and back in the end.
 
         Outside of it all layers have the offsets that they were configured with.

@@ -37,10 +37,10 @@ def split_overrides(text: str) -> list[str]:
     return parts
 
 
-def settings_of(text: str) -> dict[str, str]:
+def index_overrides(text: str) -> dict[str, str]:
     """Return the values of joined overrides by their keys.
 
-    >>> settings_of("group=p4,model.widths=[2,2]")
+    >>> index_overrides("group=p4,model.widths=[2,2]")
     {'group': 'p4', 'model.widths': '[2,2]'}
     """
     return {key: value for key, _, value in (word.partition("=") for word in split_overrides(text))}

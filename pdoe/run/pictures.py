@@ -14,7 +14,7 @@ from ..data import SETS, DataSet
 from ..data.batches import to_input
 from ..files import write_whole
 from ..tracking.media import Mistake, name_classes
-from .evaluation import autocast, batch_size, number_type
+from .evaluation import autocast, choose_batch_size, number_type
 
 MISTAKES = 32  # images
 _SEARCHED = 2000  # test images: a good network makes 32 mistakes in some thousands
@@ -33,7 +33,7 @@ def find_mistakes(
     mistakes: list[Mistake] = []
     searched = min(_SEARCHED, count or _SEARCHED)
     images, labels = data.test_images[:searched], data.test_labels[:searched]
-    size, dtype = min(100, batch_size(images)), number_type(precision)
+    size, dtype = min(100, choose_batch_size(images)), number_type(precision)
     for batch, truth in zip(images.split(size), labels.split(size), strict=True):
         with autocast(images.device, precision):
             predicted = model(to_input(batch, data.mean, data.std, dtype)).argmax(1)

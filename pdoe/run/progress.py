@@ -93,13 +93,13 @@ class Display:
         """Say where a run stops early."""
         if progress.step:
             step = f"step {progress.step}/{self.pace.steps}"
-            self._print(f"stopped in {self._epoch(progress)} after {step}")
+            self._print(f"stopped in {self._format_epoch(progress)} after {step}")
 
     def begin_epoch(self, progress: Progress) -> None:
         self.losses.clear()
         self.pace.begin(progress.step)
         batch, steps = self.pace.recipe.batch_size, self.pace.steps
-        self._open(self._epoch(progress), steps * batch, progress.step * batch)
+        self._open(self._format_epoch(progress), steps * batch, progress.step * batch)
 
     def update(self, progress: Progress, losses: Sequence[float]) -> None:
         """Show the steps that are done, and the losses that the host has seen since."""
@@ -108,13 +108,15 @@ class Display:
         now = time.perf_counter()
         if self.bar is not None:
             if now - self.last_postfix > POSTFIX_SECONDS:
-                self.bar.set_postfix_str(self._state(progress), refresh=False)
+                self.bar.set_postfix_str(self._format_state(progress), refresh=False)
                 self.last_postfix = now
             self.bar.update(progress.step * self.pace.recipe.batch_size - self.bar.n)
         elif now - self.last_line >= LINE_SECONDS:
             step = f"step {progress.step}/{self.pace.steps}"
             rate = f"{self.pace.images_per_second:.4g} images/s"
-            self._print(f"{self._epoch(progress)}, {step}: {rate}, {self._state(progress)}")
+            self._print(
+                f"{self._format_epoch(progress)}, {step}: {rate}, {self._format_state(progress)}"
+            )
         if self.log_step and losses and time.monotonic() - self.last_step >= STEP_SECONDS:
             self.last_step = time.monotonic()
             done = progress.epoch * self.pace.steps + progress.step
@@ -122,7 +124,7 @@ class Display:
 
     def begin_test(self, progress: Progress, images: int) -> Callable[[int], None]:
         """An evaluation begins: call the result with the number of images that are done."""
-        name = f"{self._epoch(progress)}, test"
+        name = f"{self._format_epoch(progress)}, test"
         self._open(name, images, 0)
 
         def show(done: int) -> None:
@@ -158,11 +160,11 @@ class Display:
                 unit_scale=True, leave=False, dynamic_ncols=True,
             )  # fmt: skip
 
-    def _epoch(self, progress: Progress) -> str:
+    def _format_epoch(self, progress: Progress) -> str:
         epochs = self.pace.recipe.epochs
         return f"epoch {min(progress.epoch + 1, epochs)}/{epochs}"
 
-    def _state(self, progress: Progress) -> str:
+    def _format_state(self, progress: Progress) -> str:
         mean = sum(self.losses) / max(1, len(self.losses))
         return f"loss {mean:.4f}, {format_time_left(self.pace.seconds_left(progress))}"
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from .hardware import device_name
-from .repository import difference, repository_state
+from .repository import hash_difference, repository_state
 
 
-def environment(
+def describe_environment(
     device: torch.device, code: str | Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """This process and its machine.
@@ -43,13 +43,13 @@ def environment(
     return {
         "commit": commit,
         "dirty": dirty,
-        "diff_sha256": difference(code) if dirty else None,
+        "diff_sha256": hash_difference(code) if dirty else None,
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": dict(sorted(packages.items(), key=lambda pair: str(pair[0]).lower())),
         "cuda": torch.version.cuda if gpu else None,
         "cudnn": torch.backends.cudnn.version() if gpu else None,
-        "driver": _driver() if gpu else None,
+        "driver": _read_driver() if gpu else None,
         "device_memory_bytes": memory,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "instruction_set": instruction_set(),
@@ -68,19 +68,19 @@ def instruction_set() -> dict[str, str | None]:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
     return {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "onednn_isa": limit.upper() if limit else _widest_instructions(),
+        "onednn_isa": limit.upper() if limit else _find_widest_instructions(),
         "mkl_limit": os.environ.get("MKL_ENABLE_INSTRUCTIONS"),
-        "blas_kernel": _openblas_core(),
+        "blas_kernel": _find_openblas_core(),
     }
 
 
-def device_label(device: torch.device) -> str:
+def label_device(device: torch.device) -> str:
     """The name of a device; a CPU with its instructions, such as "CPU AMD EPYC (AVX512)"."""
     name = device_name(device)
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else name
 
 
-def _widest_instructions() -> str | None:
+def _find_widest_instructions() -> str | None:
     """The widest of the CPU's instructions for matrix products; None where PyTorch knows none."""
     for name, has in {
         "AVX512_CORE_AMX": "_is_amx_tile_supported",
@@ -95,7 +95,7 @@ def _widest_instructions() -> str | None:
 
 
 @cache
-def _openblas_core() -> str | None:
+def _find_openblas_core() -> str | None:
     """The core whose kernels NumPy's OpenBLAS uses, such as "Haswell"; None for another BLAS."""
     for library in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
         with suppress(OSError, AttributeError):
@@ -141,7 +141,9 @@ def extend_manifest(
 def update_last_part(manifest: Mapping[str, Any], ended: str, epochs: int) -> None:
     """Write into the last part how far it is now."""
     part = manifest["parts"][-1]
-    part.update(ended=ended, epochs=[part["epochs"][0], epochs], peak_memory_bytes=peak_memory())
+    part.update(
+        ended=ended, epochs=[part["epochs"][0], epochs], peak_memory_bytes=measure_peak_memory()
+    )
 
 
 def reset_peak_memory() -> None:
@@ -152,7 +154,7 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """The largest memory in use, in bytes: of the GPU if one is used, else of the process.
 
     Counted from :func:`reset_peak_memory` where the system can, else from the process's start.
@@ -166,7 +168,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _driver() -> str | None:
+def _read_driver() -> str | None:
     try:
         return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
     except OSError:

@@ -155,12 +155,12 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cuda":
         raise ValueError("recipe.sync_bn: PyTorch synchronises batch norm on GPUs alone")
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if left := local_norms(model):
+    if left := find_local_norms(model):
         raise ValueError(f"recipe.sync_bn: {left[0]} is a norm of its own; leave it on false")
     return model
 
 
-def local_norms(model: nn.Module) -> list[str]:
+def find_local_norms(model: nn.Module) -> list[str]:
     """The kinds of modules with running statistics, which see the images of one rank alone."""
     kinds = {
         type(module).__name__
@@ -174,5 +174,5 @@ def local_norms(model: nn.Module) -> list[str]:
 def describe_ranks(model: nn.Module, ranks: Ranks, batch_size: int) -> str:
     """Describe in a line how several ranks share a batch, for the log and the record."""
     own = batch_size // ranks.count
-    seen = f"; batch norm sees the {own} images of a rank" if local_norms(model) else ""
+    seen = f"; batch norm sees the {own} images of a rank" if find_local_norms(model) else ""
     return f"{ranks.count} ranks of {own} images{seen}; learning rate and batch as for one rank"

@@ -1,4 +1,4 @@
-"""A recipe: learning rate, optimiser, augmentation, averaging, evaluation."""
+"""A recipe: what a configuration says of learning rate, augmentation, averaging, evaluation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Generator, Tensor, nn
-from torch.optim import SGD, Adadelta, Adam, Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Generator, Tensor
 
 from ..data import DataSet
 from ..data.augmentation import (
-    alternating_flips,
+    choose_flips,
     mirror,
     random_crop_flip,
     random_quarter_turns,
@@ -24,6 +21,8 @@ from ..data.augmentation import (
     random_square_symmetry,
     random_stretch,
 )
+from ..data.batches import repeat_evenly
+from .optimizer import OPTIMIZERS
 
 AUGMENTATIONS = {
     "none": lambda images, generator: images,
@@ -39,15 +38,9 @@ AUGMENTATIONS = {
 # Images [B, C, H, W], the run's generator, the indices [B] of the images in the training set, and
 # the epoch (from 0) -> images.
 Augment = Callable[[Tensor, Generator, Tensor, int], Tensor]
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": Adam,
-    "sgd": partial(SGD, momentum=0.9, nesterov=True),
-    "momentum": partial(SGD, momentum=0.9),
-    "adadelta": partial(Adadelta, rho=0.9, eps=1e-6),
-}
 
 
-def augmentation(name: str, data: DataSet, seed: int = 0) -> Augment:
+def make_augmentation(name: str, data: DataSet, seed: int = 0) -> Augment:
     """Return the augmentation of a batch of training images.
 
     Crops are padded with the mean, which normalisation maps to 0, as in the authors' code. The
@@ -59,7 +52,7 @@ def augmentation(name: str, data: DataSet, seed: int = 0) -> Augment:
         augment = partial(augment, fill=tuple(256 * mean for mean in means))
     if name != "crop_altflip":
         return lambda images, generator, indices, epoch: augment(images, generator)
-    coins = alternating_flips(len(data.train_images), seed).to(data.train_images.device)
+    coins = choose_flips(len(data.train_images), seed).to(data.train_images.device)
 
     def alternate(images: Tensor, generator: Generator, indices: Tensor, epoch: int) -> Tensor:
         return augment(mirror(images, coins[indices] ^ bool(epoch % 2)), generator)
@@ -78,7 +71,7 @@ class Recipe:
         batch_size: images of a step, of all ranks together.
         learning_rate, schedule: pairs (epoch counted from 0, rate) and the rate between them; see
             :func:`learning_rate_at`.
-        optimizer: see :func:`make_optimizer`.
+        optimizer: see :func:`pdoe.run.optimizer.make_optimizer`.
         weight_decay: L2 term of the gradient, on convolution and linear weights only.
         l1: L1 term on the same weights: their magnitudes times ``l1`` are added to the loss.
         label_smoothing: of the cross entropy.
@@ -89,7 +82,7 @@ class Recipe:
             exact); "square" (by a multiple of 90 degrees, and a reflection, exact); "stretch" (a
             rotation, and a stretch by up to 15 % along each of two axes); "crop_flip" (a shift by
             up to 4 pixels and a reflection); "crop_altflip" (the same shift; each image is mirrored
-            every other epoch, see :func:`pdoe.data.augmentation.alternating_flips`); "shift_flip"
+            every other epoch, see :func:`pdoe.data.augmentation.choose_flips`); "shift_flip"
             (a shift by up to 2 pixels, interpolated, and a reflection).
         random_frame: rotate the frames of all layers of differential operators by one random
             angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.
@@ -174,6 +167,15 @@ class Recipe:
         if not listed or not all(isinstance(a, int | float) and math.isfinite(a) for a in angles):
             raise ValueError(f"evaluate.tta_angles are degrees, such as [0, 45, 90], not {angles}")
 
+    def select_images(self, data: DataSet) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of an epoch."""
+        images, labels = data.train_images[: self.train_images], data.train_labels
+        labels = labels[: self.train_images]
+        if self.epoch_images is None:
+            return images, labels
+        repeated = repeat_evenly(labels, self.epoch_images)
+        return images[repeated], labels[repeated]
+
     def rate_at(self, epoch: float) -> float:
         """Return the learning rate at an epoch, counted from 0; fractions are between epochs."""
         return learning_rate_at(epoch, self.learning_rate, self.schedule)
@@ -225,49 +227,3 @@ def is_evaluated(epoch: int, epochs: int, every: int, last: float) -> bool:
     final one.
     """
     return epoch % every == 0 or epoch > epochs * (1 - last) or epoch == epochs
-
-
-def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """Return torch's exponential moving average for floating-point tensors.
-
-    Integer buffers are index tables and counters. They are copied: torch would average and truncate
-    them.
-    """
-    average = get_ema_multi_avg_fn(decay)
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Any) -> None:
-        if averaged[0].is_floating_point():
-            average(averaged, current, count)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups with L2 on convolution and linear weights only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def make_optimizer(name: str, model: nn.Module, weight_decay: float) -> Optimizer:
-    """Make one of ``OPTIMIZERS``, with L2 in the gradient; its rate is set at every step.
-
-    "adam"; SGD with Nesterov momentum 0.9 ("sgd") or plain momentum 0.9 ("momentum"); "adadelta"
-    with decay 0.9, whose rate is a factor (1 in its paper).
-    """
-    groups = parameter_groups(model, weight_decay)
-    on_gpu = all(p.is_cuda for group in groups for p in group["params"])
-    # A fused optimiser updates all parameters in one call; Adadelta has no such kernel.
-    fused = {"fused": True} if on_gpu and name != "adadelta" else {}
-    return OPTIMIZERS[name](groups, lr=0.0, **fused)
-
-
-def add_l1(optimizer: Optimizer, strength: float) -> None:
-    """Add the gradient of ``strength`` times the sum of |w|, over the weights that have L2."""
-    for weight in optimizer.param_groups[0]["params"]:
-        if weight.grad is not None:
-            weight.grad.add_(weight.detach().sign(), alpha=strength)

@@ -42,7 +42,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def new_record(
+def begin_record(
     *,
     experiment: str,
     overrides: Sequence[str],
@@ -102,7 +102,7 @@ def continue_record(
     """The record of a run that may have begun before.
 
     Args:
-        record: the new record, see :func:`new_record`.
+        record: the new record, see :func:`begin_record`.
         before: the record that an earlier start left in ``folder``; None if there is none.
         config, config_before: the configuration, and the one that lies in ``folder``.
 
@@ -118,16 +118,18 @@ def continue_record(
         if config_before is not None and digest(config_before) != record["config_hash"]:
             raise RecordError(
                 f"{folder} holds a run of another configuration, whose record is lost: "
-                f"{'; '.join(_differences(config_before, config))}; {WAYS_OUT.format(folder)}"
+                f"{'; '.join(_list_differences(config_before, config))}; {WAYS_OUT.format(folder)}"
             )
         return dict(record)
     if damaged := _find_damaged_fields(before, record, config):
         names = ", ".join(dict.fromkeys(damaged))
         raise RecordError(f"{folder}/result.json is damaged at {names}; {WAYS_OUT.format(folder)}")
     parts = ("seed", "data")
-    differ = _differences({key: before[key] for key in parts}, {key: record[key] for key in parts})
+    differ = _list_differences(
+        {key: before[key] for key in parts}, {key: record[key] for key in parts}
+    )
     if before["config_hash"] != record["config_hash"]:
-        known = _differences(config_before, config) if config_before else []
+        known = _list_differences(config_before, config) if config_before else []
         differ += known or [f"config_hash {before['config_hash']}, now {record['config_hash']}"]
     if differ:
         raise RecordError(
@@ -201,13 +203,13 @@ def _join(had: str, has: str) -> str:
     return had if has in parts else "+".join([*parts, has])
 
 
-def _differences(had: Mapping[str, Any], has: Mapping[str, Any], name: str = "") -> list[str]:
+def _list_differences(had: Mapping[str, Any], has: Mapping[str, Any], name: str = "") -> list[str]:
     """The entries that two nested mappings do not share, dotted."""
     lines = []
     for key in dict.fromkeys([*had, *has]):
         old, new = had.get(key), has.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += _differences(old, new, f"{name}{key}.")
+            lines += _list_differences(old, new, f"{name}{key}.")
         elif digest(old) != digest(new):  # as the hash sees it: 0 and 0.0 are two values
             lines.append(f"{name}{key} {old}, now {new}")
     return lines

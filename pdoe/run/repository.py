@@ -28,11 +28,11 @@ def repository_state(folder: str | Path) -> tuple[str, bool]:
         commit = _git(folder, "rev-parse", "HEAD").decode().strip()
         return commit, bool(_git(folder, "status", "--porcelain", *CODE).strip())
     except (OSError, subprocess.CalledProcessError) as error:
-        _report_once(_reason(error))
+        _report_once(_explain(error))
         return "unknown", True
 
 
-def difference(folder: str | Path) -> str | None:
+def hash_difference(folder: str | Path) -> str | None:
     """SHA-256 of what differs from the commit of the code in ``folder``; None without git.
 
     The digest covers git's binary difference, and names and contents of new files.
@@ -54,7 +54,7 @@ def _git(folder: str | Path, *arguments: str) -> bytes:
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
-def _reason(error: OSError | subprocess.CalledProcessError) -> str:
+def _explain(error: OSError | subprocess.CalledProcessError) -> str:
     """Why git does not name the commit, in one line."""
     if isinstance(error, OSError):
         return f"git cannot be run ({error.strerror or error})"

@@ -12,30 +12,23 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ..fast import jet
-from ..fast.jet.library import has_amx_products
 from ..tracking.write import Label, Tracker
 from .checkpoints import CheckpointMismatch, Progress
 from .closing import closing_line, is_disk_error, measure_trained
-from .compose import effective_overrides, resolve_config
-from .config import build_model, load_configured_data, select_hashed, without_seed
+from .compose import reduce_overrides, resolve_config
+from .config import drop_seed, select_hashed
 from .diagnostics import measure_equivariance
+from .divergence import Diverged
 from .folder import RunFolder, run_folder
-from .hardware import Settings, device_name, make_repeatable, resolve_device
 from .overrides import join_overrides
+from .preparation import Setup
 from .progress import format_count
-from .provenance import (
-    device_label,
-    environment,
-    extend_manifest,
-    reset_peak_memory,
-    update_last_part,
-)
-from .ranks import describe_ranks, join, synchronise_norms
-from .record import RecordError, continue_record, new_record, now
+from .provenance import describe_environment, extend_manifest, update_last_part
+from .ranks import describe_ranks
+from .record import RecordError, begin_record, continue_record, now
 from .stop import Stop
-from .trained import configuration_in
-from .training import Diverged, Training, check
+from .trained import read_configuration_in
+from .training import Training
 from .values import check_run, check_words, parse_duration
 
 
@@ -79,7 +72,7 @@ class Run:
         self.max_seconds = parse_duration(cfg.max_time)
         self.config = resolve_config(cfg, experiment)
         self.recipe = check_run(cfg, self.config)
-        self.overrides = effective_overrides(self.config, list(task))
+        self.overrides = reduce_overrides(self.config, list(task))
         self.row = f"{experiment} {join_overrides(self.overrides)}".strip()
         self.smoke = cfg.recipe.scale == "smoke"
         self.folder = RunFolder(
@@ -104,15 +97,11 @@ class Run:
             DataError: the data cannot be had.
             RecordError: the folder is in use, or holds another run.
         """
-        cfg, config = self.cfg, self.config
-        self.ranks, self.device = join(resolve_device(cfg.device))
-        self._say(f"\n{self.row}, seed {cfg.seed}: {self.folder.path}")
-        make_repeatable(self.device, cfg.deterministic in ("auto", True))
-        reset_peak_memory()
-        data = self.ranks.first_before_others(lambda: load_configured_data(config, cfg.data.root))
-        self.data = data.to(self.device)
-        check(self.recipe, self.data, self.ranks.count)
-        self._build()
+        self.setup = Setup(self.cfg, self.config)
+        self.ranks = self.setup.ranks
+        self._say(f"\n{self.row}, seed {self.cfg.seed}: {self.folder.path}")
+        self.setup.load(self.recipe)
+        self.setup.build()
         self.ranks.by_first(lambda: self.held.enter_context(self.folder.lock()))
         # The first rank decides: what another rank finds may be the first one's doing.
         self.before, self.record = self.ranks.by_first(self._begin)
@@ -121,26 +110,6 @@ class Run:
             return False
         self.tracker = self._track()
         return True
-
-    def _build(self) -> None:
-        """Build the network, with the settings that ``auto`` stands for here."""
-        cfg = self.cfg
-        torch.manual_seed(cfg.seed)
-        model = build_model(self.config, self.data).to(self.device)
-        if self.config["precision"] == "fp64":
-            model.double()
-        self.settings, self.chosen = Settings.resolve(cfg, self.device, model, self.ranks.count)
-        if cfg.recipe.sync_bn:
-            model = synchronise_norms(model, self.device)
-        self.settings.apply(model)
-        self.jet: bool | str | None = None  # True: where it is faster, without AMX
-        if jet.is_used(model):
-            forced = self.settings.algorithm == "jet"
-            where = "wherever possible" if forced else "where faster"
-            self.chosen.append(f"jet form: {where}")
-            different = [where] * forced + ["amx"] * has_amx_products()
-            self.jet = ", ".join(different) or True
-        self.model = model
 
     def _begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Return the record that an earlier call left, and the record of this one.
@@ -158,50 +127,35 @@ class Run:
             return self._read_or_begin()
 
     def _read_or_begin(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        folder, config, data = self.folder, self.config, self.data
-        hardware = {
-            "device": device_label(self.device),
-            "precision": config["precision"],
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "ranks": self.ranks.count,
-        }
-        described = {"name": data.name, "provenance": data.provenance, "sha256": data.sha256}
-        if data.class_names:
-            described["class_names"] = list(data.class_names)
-            described["image"] = list(data.train_images.shape[1:])
+        folder, config, setup = self.folder, self.config, self.setup
+        hardware = setup.describe_hardware()
         before = folder.read_result()
-        record = new_record(
+        record = begin_record(
             experiment=self.experiment,
             overrides=self.overrides,
             seed=self.cfg.seed,
             config=select_hashed(config),
-            data=described,
+            data=setup.describe_data(),
             hardware=hardware,
             code=self.code,
         )
-        config_before = select_hashed(without_seed(configuration_in(folder.path)))
+        config_before = select_hashed(drop_seed(read_configuration_in(folder.path)))
         record = continue_record(record, before, folder.path, select_hashed(config), config_before)
         if record["status"] == "finished":
             return before, record
-        if lost := folder.missing_epochs(record["epochs"]):
-            print(f"{folder.path}/metrics.jsonl lacks epochs {lost[0]} to {lost[-1]}")
-        if record["epochs"] and not folder.checkpoint.exists():
-            raise RecordError(
-                f"{folder.path} has a record of {record['epochs']} epochs but no checkpoint to "
-                "resume: bring the checkpoint back, or begin anew with restart=true"
-            )
-        settings = hardware | dict(line.split(": ") for line in self.chosen)
-        here = environment(self.device, self.code, settings)
+        folder.check_epochs(record["epochs"])
+        settings = hardware | dict(line.split(": ") for line in setup.chosen)
+        here = describe_environment(setup.device, self.code, settings)
         known = record.get("manifest")
         record["manifest"] = extend_manifest(known, here, config, now(), record["epochs"])
-        folder.write_config(OmegaConf.to_yaml(OmegaConf.create(self._config_with_seed())))
+        folder.write_config(OmegaConf.to_yaml(OmegaConf.create(self._add_seed())))
         folder.write_result(record)
         return before, record
 
     def _track(self) -> Tracker:
         """Begin to mirror the run to W&B; other ranks than the first do not."""
-        tags = [self.config["group"], self.data.provenance, self.cfg.recipe.scale]
+        data = self.setup.data
+        tags = [data.name, self.config["group"], data.provenance, self.cfg.recipe.scale]
         return Tracker(
             self.cfg.tracking if self.ranks.first else "disabled",
             self.folder.path,
@@ -210,9 +164,9 @@ class Run:
                 run_id=self.record["run_id"],
                 name=f"{self.row}, seed {self.cfg.seed}",
                 group=self.row,
-                tags=[self.data.name, *tags],
+                tags=tags,
             ),
-            config={**self._config_with_seed(), "manifest": self.record["manifest"]},
+            config={**self._add_seed(), "manifest": self.record["manifest"]},
             record=self.record,
         )
 
@@ -258,55 +212,52 @@ class Run:
 
     def _announce(self) -> None:
         """Print what is trained, on what and how."""
-        config, record = self.config, self.record
-        record["parameters"] = sum(p.numel() for p in self.model.parameters())
-        count = len(self.data.train_images[: self.recipe.train_images])
+        config, record, setup = self.config, self.record, self.setup
+        record["parameters"] = sum(p.numel() for p in setup.model.parameters())
+        count = len(setup.data.train_images[: self.recipe.train_images])
         epochs = format_count(self.recipe.epochs, "epoch")
         self._say(
-            f"{epochs} on {count:,} images ({self.data.provenance}), "
+            f"{epochs} on {count:,} images ({setup.data.provenance}), "
             f"{record['parameters']:,} parameters, {config['group']}, {record['device']}, "
             f"{record['precision']}, threads: {record['threads']}"
         )
-        self._say("; ".join(self.chosen))
+        self._say("; ".join(setup.chosen))
         if self.ranks.count > 1:
             torch.manual_seed(self.cfg.seed + 1_000_003 * self.ranks.rank)  # dropout of its own
-            record["shared"] = describe_ranks(self.model, self.ranks, self.recipe.batch_size)
+            record["shared"] = describe_ranks(setup.model, self.ranks, self.recipe.batch_size)
             self._say(record["shared"])
 
     def _resume(self) -> Training:
         """Return the training with the state of the checkpoint, if there is one."""
         try:
-            return self._training()
+            return self._make_training()
         except CheckpointMismatch:
             if not self.smoke:
                 raise
         self.ranks.by_first(self.folder.discard)
-        self._build()
+        self.setup.build()
         self.before, self.record = self.ranks.by_first(self._begin)
         self._announce()
-        return self._training()
+        return self._make_training()
 
-    def _training(self) -> Training:
+    def _make_training(self) -> Training:
         left = self.max_seconds
         if left:
             left = max(0.0, left - (time.perf_counter() - self.began))
+        setup = self.setup
         return Training(
-            self.model,
-            self.data,
+            setup.model,
+            setup.data,
             self.recipe,
             seed=self.cfg.seed,
             precision=self.config["precision"],
-            cuda_graph=self.settings.cuda_graph,
+            cuda_graph=setup.settings.cuda_graph,
             checkpoint=self.folder.checkpoint,
             conditions={
-                "machine": device_name(self.device),
-                "torch": str(torch.__version__),  # a plain string, or the state would not load
-                "compile": self.settings.compile,
-                "channels_last": self.settings.channels_last,
-                "jet": self.jet,
+                **setup.list_conditions(),
                 "configuration": self.record["config_hash"],
                 "seed": self.cfg.seed,
-                "data": self.data.sha256[:12],
+                "data": setup.data.sha256[:12],
             },
             any_conditions=self.cfg.resume == "any",
             max_seconds=left,
@@ -326,9 +277,10 @@ class Run:
 
     def _measure(self, progress: Progress) -> None:
         """Measure the trained network once more."""
-        self.record["equivariance_error"] = measure_equivariance(self.model, self.data)
+        model, data = self.setup.model, self.setup.data
+        self.record["equivariance_error"] = measure_equivariance(model, data)
         if self.ranks.first:
-            trained = self.model, self.data, self.config, progress
+            trained = model, data, self.config, progress
             self.mirrored = measure_trained(*trained, self.folder, self._say)
 
     # ---- Close --------------------------------------------------------------------------------
@@ -356,5 +308,5 @@ class Run:
         if self.ranks.first:
             print(line, flush=True)
 
-    def _config_with_seed(self) -> dict[str, Any]:
+    def _add_seed(self) -> dict[str, Any]:
         return {**self.config, "seed": self.cfg.seed}

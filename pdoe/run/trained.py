@@ -27,7 +27,7 @@ from .config import (
 from .evaluation import evaluate
 from .folder import RunFolder
 from .hardware import make_repeatable, resolve_device, resolve_precision
-from .provenance import device_label
+from .provenance import label_device
 from .recipe import Recipe
 from .weights import weights_at
 
@@ -39,7 +39,7 @@ NEEDED = {
 }
 
 
-def configuration_in(folder: Path) -> dict[str, Any] | None:
+def read_configuration_in(folder: Path) -> dict[str, Any] | None:
     """Read ``config.yaml`` of a run, seed included; None if it cannot be read."""
     try:
         found = read_yaml(folder / CONFIGURATION)
@@ -54,7 +54,7 @@ def find_run(path: Path) -> Path | None:
     return next((place for place in near if (place / CONFIGURATION).is_file()), None)
 
 
-def configuration_at(path: Path, source: str | None = None) -> dict[str, Any] | None:
+def read_configuration_at(path: Path, source: str | None = None) -> dict[str, Any] | None:
     """Read the configuration of the run that a folder, a checkpoint or a file belongs to.
 
     Args:
@@ -74,7 +74,7 @@ def configuration_at(path: Path, source: str | None = None) -> dict[str, Any] | 
             raise ValueError(f"{path} is not in a run folder: it lacks {CONFIGURATION}")
         return None
     place = folder / CONFIGURATION
-    config = configuration_in(folder)
+    config = read_configuration_in(folder)
     if config is None:
         raise ValueError(
             f"{place} is damaged: the same training command writes it again if the run is not "
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-def images_at(path: Path, config: dict[str, Any]) -> Images:
+def read_images_form(path: Path, config: dict[str, Any]) -> Images:
     """Return the form of the images of a run; its record has that of the user's own.
 
     Raises:
@@ -173,7 +173,7 @@ def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     precision = resolve_precision(cfg.precision, device)
     make_repeatable(device)
     trusted = cfg.model.get("source")
-    config = fill_neutral(configuration_at(path, trusted) or resolve_config(cfg, experiment))
+    config = fill_neutral(read_configuration_at(path, trusted) or resolve_config(cfg, experiment))
     data = load_configured_data(config, cfg.data.root).to(device)
     check_class_names(path, data)
     model = build_model(config, data)
@@ -187,6 +187,6 @@ def evaluate_checkpoint(cfg: DictConfig, experiment: str) -> None:
     wrong = round(error * count / 100)
     print(
         f"{path}: test error {error:.3f} %, {wrong:,} of {count:,} images of {data.name} "
-        f"({data.provenance}), {device_label(device)}, {precision}",
+        f"({data.provenance}), {label_device(device)}, {precision}",
         flush=True,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
@@ -13,22 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from ..data import DataSet
-from ..data.batches import epoch_batches, repeat_evenly, to_input
+from ..data.batches import epoch_batches, to_input
 from ..fast import release_graphs, replay_as_graphs
-from .checkpoints import CheckpointMismatch, current_conditions, load, save
-from .evaluation import autocast, confusion_matrix, error_of, evaluate, number_type
+from .checkpoints import CheckpointMismatch, list_conditions, load, save
+from .divergence import check_weights, read_losses
+from .evaluation import autocast, number_type
 from .frames import RandomFrame
 from .limits import Limits
+from .optimizer import add_l1, average_weights, make_optimizer
 from .options import Options, check
 from .progress import Display, Pace
-from .recipe import Recipe, add_l1, augmentation, make_optimizer, moving_average
+from .recipe import Recipe, make_augmentation
+from .selection import Evaluator
 from .state import Position, Progress
-from .stop import Stop
-
-__all__ = ["Diverged", "Options", "Stop", "Training", "check", "evaluate", "fit", "train_step"]
 
 CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
 
@@ -74,10 +71,6 @@ def train_step(
     return loss.detach(), logits.detach()
 
 
-class Diverged(Exception):
-    """The loss or a weight is not a finite number."""
-
-
 def fit(model: nn.Module, data: DataSet, **settings: Any) -> Progress:
     """Train a model; the settings are those of :class:`Recipe` and of :class:`Options`."""
     of_recipe = {field.name for field in fields(Recipe)} & set(settings)
@@ -109,31 +102,24 @@ class Training:
         self.options = Options(**options)
         self.ranks, self.precision = self.options.ranks, self.options.precision
         check(recipe, data, self.ranks.count)
-        # The images on which the epochs are evaluated.
-        self.examined = data.validation if recipe.evaluate_select == "validation" else data
-        self.images = data.train_images[: recipe.train_images]
-        self.labels = data.train_labels[: recipe.train_images]
-        if recipe.epoch_images is not None:
-            repeated = repeat_evenly(self.labels, recipe.epoch_images)
-            self.images, self.labels = self.images[repeated], self.labels[repeated]
+        self.images, self.labels = recipe.select_images(data)
         self.steps = len(self.images) // recipe.batch_size
         self.device, self.dtype = self.images.device, number_type(self.precision)
-        self.augmented = augmentation(recipe.augment, data, self.options.seed)
+        self.augment = make_augmentation(recipe.augment, data, self.options.seed)
         self.optimizer = make_optimizer(recipe.optimizer, model, recipe.weight_decay)
         self.frame = RandomFrame(model) if recipe.random_frame else None
-        self.averaged, self.tested = None, model
+        self.averaged, tested = None, model
         if recipe.average is not None:
-            average = moving_average(recipe.average)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-            self.tested = self.averaged.module
+            self.averaged = average_weights(model, recipe.average)
+            tested = self.averaged.module
         self.generator = torch.Generator().manual_seed(self.options.seed)
-        self.progress, self.position = Progress(), self._here()
+        self.progress, self.position = Progress(), self._mark_position()
         recorded = False
         if self.options.cuda_graph and self.ranks.count == 1:
             first_batch = self._input(self.images[: recipe.batch_size])
             recorded = replay_as_graphs(model, first_batch, self.precision)
         self.conditions = {
-            **current_conditions(self.device, self.precision, recorded, self.ranks.count),
+            **list_conditions(self.device, self.precision, recorded, self.ranks.count),
             "average": recipe.average,
             **(self.options.conditions or {}),
         }
@@ -144,6 +130,7 @@ class Training:
         first, options = self.ranks.first, self.options
         self.display = Display(self.pace, first, options.label, options.log_step)
         self.limits = Limits(options.max_seconds, options.stop, self.ranks, self.device)
+        self.evaluator = Evaluator(tested, data, recipe, options, self.limits, self.display)
         self.saved = self.limits.began
         self.started = self.limits.began - self.progress.seconds  # as if never interrupted
 
@@ -162,19 +149,24 @@ class Training:
             self.display.resume(progress)
             while progress.epoch < self.recipe.epochs and not progress.stopped:
                 self._train_epoch()
-                error = None if progress.stopped else self._evaluate_epoch()
-                if not progress.stopped:
-                    self._end_epoch(error)
+                if progress.stopped:
+                    break
+                error = self.evaluator.evaluate(progress)
+                if progress.stopped:
+                    self._save()
+                    break
+                self._end_epoch(error)
             if self.position.selected is not None and not progress.stopped:
-                self._test_selected()
+                self.evaluator.test_selected(progress, self.position)
+                progress.seconds = time.perf_counter() - self.started
             if progress.stopped:
                 self.display.stop(progress)
         finally:
             self.options.stop.listening = False
             release_graphs(self.model)
             self.display.close()
-        if self.tested is not self.model and progress.epoch == self.recipe.epochs:
-            self.model.load_state_dict(self.tested.state_dict())
+        if self.averaged is not None and progress.epoch == self.recipe.epochs:
+            self.model.load_state_dict(self.averaged.module.state_dict())
         return progress
 
     def _train_epoch(self) -> None:
@@ -207,7 +199,8 @@ class Training:
             self.limits.worked = True
             if progress.step % interval and progress.step < self.steps:
                 continue
-            self.display.update(progress, self._read(unseen))
+            losses = read_losses(unseen, progress, self.recipe.epochs, self.ranks)
+            self.display.update(progress, losses)
             unseen = []
             if progress.step == self.steps:
                 break
@@ -229,10 +222,10 @@ class Training:
             part["lr"] = self.recipe.rate_at(epoch)
         # Every rank draws for the whole batch: the number of ranks changes nothing.
         drawn = self.images[batch], self.generator, batch, self.progress.epoch
-        images = self.ranks.share(self.augmented(*drawn))
+        images = self.ranks.share(self.augment(*drawn))
         labels, recipe = self.ranks.share(self.labels[batch]), self.recipe
         # Drawn after the augmentation, by every rank alike.
-        with self.frame.drawn(self.generator) if self.frame else nullcontext():
+        with self.frame.rotate(self.generator) if self.frame else nullcontext():
             loss, logits = train_step(
                 *(self.trained, self.optimizer, self._input(images), labels),
                 *(self.precision, recipe.label_smoothing, recipe.l1),
@@ -240,25 +233,6 @@ class Training:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         return loss, (logits.argmax(1) != labels).sum(), len(labels)
-
-    def _evaluate_epoch(self) -> float | None:
-        """The error after the epoch whose steps are done, in per cent; None if none is due.
-
-        Also None where there is no time for it: the epoch is complete then, but for its test.
-        """
-        progress = self.progress
-        if not self.recipe.tests(progress.epoch + 1):
-            return None
-        began = time.perf_counter()
-        progress.stopped = self.limits.reason_to_stop(progress.evaluation_seconds or 0.0)
-        confusion = None if progress.stopped else self._test(self.examined)
-        if confusion is None:
-            self._save()
-            return None
-        self.limits.worked = True
-        progress.confusion = confusion.tolist()
-        progress.evaluation_seconds = time.perf_counter() - began
-        return error_of(confusion)
 
     def _end_epoch(self, error: float | None) -> None:
         """Complete the epoch: its row of metrics, then its checkpoint.
@@ -275,10 +249,11 @@ class Training:
             self.pace.seconds_per_step = seconds / self.steps
         progress.epoch, progress.step, progress.epoch_seconds = epoch, 0, 0.0
         progress.training_seconds += seconds
-        progress.test_error = error if self.examined is self.data else None
+        progress.test_error = error if self.evaluator.sees_test_images else None
         progress.update_best()
-        self.position = self._here(self.position.selected)
-        self._select(train_error if recipe.evaluate_select == "train_best" else error)
+        self.position = self._mark_position(self.position.selected)
+        score = train_error if recipe.evaluate_select == "train_best" else error
+        self.evaluator.select(score, progress, self.position)
         progress.seconds = time.perf_counter() - self.started
         evaluation = 0.0 if error is None else progress.evaluation_seconds
         row = {
@@ -287,7 +262,7 @@ class Training:
             "train_loss": loss / images,
             "train_error": train_error,
             "test_error": progress.test_error,
-            **({} if self.examined is self.data else {"validation_error": error}),
+            **({} if self.evaluator.sees_test_images else {"validation_error": error}),
             "seconds": round(seconds + evaluation, 3),
         }
         self.ranks.by_first(lambda: self.options.log(row, progress))
@@ -295,34 +270,6 @@ class Training:
         self.display.end_epoch(row, progress)
         if epoch < recipe.epochs:
             progress.stopped = self.limits.reason_to_stop(self.pace.seconds_per_step)
-
-    def _select(self, score: float | None) -> None:
-        """Keep the weights of the epoch if they are the best so far, where that is what counts."""
-        if self.recipe.evaluate_select != "last" and self.progress.select(score):
-            weights = self.tested.state_dict()
-            self.position.selected = {k: v.detach().cpu().clone() for k, v in weights.items()}
-
-    def _test_selected(self) -> None:
-        """Test the weights of the selected epoch, which stay in the model."""
-        self.tested.load_state_dict(self.position.selected)
-        progress, confusion = self.progress, self._test(self.data)
-        if confusion is not None:
-            progress.test_error = error_of(confusion)
-            if self.examined is self.data:  # else the test set is seen here alone
-                progress.update_best()
-            progress.confusion = confusion.tolist()
-        progress.seconds = time.perf_counter() - self.started
-
-    def _test(self, data: DataSet) -> Tensor | None:
-        """The confusion matrix; None, and the reason in the progress, where it was stopped."""
-        self.ranks.share_buffers(self.tested)
-        count, angles = self.recipe.test_images, self.recipe.evaluate_tta_angles
-        show = self.display.begin_test(self.progress, len(data.test_images[:count]))
-        asked = self.ranks, lambda: bool(self.limits.reason_to_stop()), angles, show
-        found = confusion_matrix(self.tested, data, self.precision, count, *asked)
-        if found is None:
-            self.progress.stopped = self.limits.reason_to_stop()
-        return found
 
     def _resume(self) -> None:
         """Restore the state of the checkpoint folder, if it holds one."""
@@ -341,9 +288,7 @@ class Training:
         self.ranks.by_first(lambda: folder.mkdir(parents=True, exist_ok=True))
 
     def _save(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
-                raise Diverged(f"{name} is not finite {self._place()}")
+        check_weights(self.model, self.progress, self.recipe.epochs)
         progress, position = self.progress, self.position
         progress.seconds = time.perf_counter() - self.started
         if self.options.checkpoint is not None:
@@ -352,31 +297,10 @@ class Training:
             save(*parts, self.conditions, progress, self.ranks)
         self.saved = time.perf_counter()
 
-    def _read(self, losses: Sequence[Tensor]) -> list[float]:
-        """The losses of the last steps, on the host.
-
-        Raises:
-            Diverged: one of them is not finite, on this rank or on another.
-        """
-        values = torch.stack(list(losses)).tolist()
-        finite = [math.isfinite(value) for value in values]
-        if self.ranks.largest(int(not all(finite)), self.device):
-            bad = (finite + [False]).index(False) % len(finite)  # or on another rank
-            self.progress.step -= len(finite) - 1 - bad
-            value = values[bad] if not all(finite) else "not finite on another rank"
-            raise Diverged(f"the loss is {value} {self._place()}")
-        return values
-
-    def _here(self, selected: dict[str, Tensor] | None = None) -> Position:
+    def _mark_position(self, selected: dict[str, Tensor] | None = None) -> Position:
         """The position at the beginning of an epoch."""
         state = self.generator.get_state()
         return Position(state, state, selected=selected)
 
     def _input(self, images: Tensor) -> Tensor:
         return to_input(images, self.data.mean, self.data.std, self.dtype)
-
-    def _place(self) -> str:
-        progress, epochs = self.progress, self.recipe.epochs
-        if progress.step == 0:
-            return f"after epoch {progress.epoch} of {epochs}"
-        return f"in step {progress.step} of epoch {progress.epoch + 1} of {epochs}"

@@ -159,7 +159,7 @@ def render_candidates(candidates: Sequence[Candidate]) -> str:
     return "\n".join([grid(HEADER, rows, ragged=True), notes, read_text("cross_validation")])
 
 
-def candidates_csv(candidates: Sequence[Candidate]) -> str:
+def format_candidates_csv(candidates: Sequence[Candidate]) -> str:
     """The numbers of the page with all digits."""
     rows = []
     for number, one in enumerate(candidates, start=1):

@@ -18,7 +18,7 @@ DIFFERENCES = (
 )  # fmt: skip
 
 
-def statistics_csv(lines: Iterable[Line]) -> str:
+def format_statistics_csv(lines: Iterable[Line]) -> str:
     """A row for each line with a finished run; errors in per cent."""
     rows = []
     for line in lines:
@@ -34,7 +34,7 @@ def statistics_csv(lines: Iterable[Line]) -> str:
     return as_csv(STATISTICS, rows)
 
 
-def differences_csv(pairs: Iterable[Contrast]) -> str:
+def format_differences_csv(pairs: Iterable[Contrast]) -> str:
     """A row for each pair of lines; differences in percentage points."""
     rows = []
     for pair in pairs:

@@ -93,25 +93,25 @@ def collect_draws(lines: Iterable[Line]) -> Spread:
         draw = read_draw(line.provenance)
         if draw is None or line.another or not line.ours or line.scale != "full":
             continue
-        key = line.paper.row, settings_without_draw(line), draw.replacement
+        key = line.paper.row, drop_draw(line), draw.replacement
         groups.setdefault(key, {})[draw.seed] = line
     rows = list(dict.fromkeys(row for row, _, _ in groups))
     keys = sorted(groups, key=lambda key: (rows.index(key[0]), key))
     return Spread(
         [
-            DrawSet(*key, dict(sorted(groups[key].items())), _seed_variance(key, groups))
+            DrawSet(*key, dict(sorted(groups[key].items())), _estimate_seed_variance(key, groups))
             for key in keys
             if len(groups[key]) > 1
         ]
     )
 
 
-def settings_without_draw(line: Line) -> str:
+def drop_draw(line: Line) -> str:
     words = split_overrides(line.overrides)
     return join_overrides([w for w in words if w.lstrip("+").partition("=")[0] not in DRAW])
 
 
-def _seed_variance(key: tuple[str, str, bool], groups: dict) -> float | None:
+def _estimate_seed_variance(key: tuple[str, str, bool], groups: dict) -> float | None:
     """Variance between seeds on one draw, pooled over draws with and without replacement."""
     row, settings, _ = key
     lines = [

@@ -71,7 +71,7 @@ def format_name(line: Line) -> str:
     return " ".join([format_row(line), *parts])
 
 
-def contrast_cells(pair: Contrast) -> list[str]:
+def format_contrast(pair: Contrast) -> list[str]:
     """One line of the table of differences."""
     marks = f" {pair.marks}" if pair.marks else ""
     names = " − ".join(map(format_name, (pair.first, pair.second)))

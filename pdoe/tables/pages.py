@@ -14,8 +14,8 @@ from .cells import escape_markdown, format_code
 from .columns import format_table
 from .cross_validation import collect_candidates, find_fold, render_candidates
 from .draws import Spread, collect_draws, is_other_draw
-from .markdown import DIFFERENCES, NONE, contrast_cells, grid, read_text
-from .table import Line, contrasts
+from .markdown import DIFFERENCES, NONE, format_contrast, grid, read_text
+from .table import Line, list_contrasts
 
 PAGES = {
     "cross_validation.md": "candidates compared by cross-validation over all training images",
@@ -141,8 +141,8 @@ def render_lists(lines: Sequence[Line], others: Sequence[Line]) -> dict[str, str
     if others:
         table = format_table(columns.CONFIGURATIONS, others)
         pages["configurations.md"] = f"{table}\n{read_text('configurations')}"
-    if pairs := contrasts(lines):
-        table = grid(DIFFERENCES, map(contrast_cells, pairs))
+    if pairs := list_contrasts(lines):
+        table = grid(DIFFERENCES, map(format_contrast, pairs))
         pages["differences.md"] = f"{table}\n{read_text('differences')}"
     if measured := [line for line in lines if line.runs]:
         table = format_table(columns.MACHINES, measured)

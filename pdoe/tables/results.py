@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import write_whole
-from .cross_validation import candidates_csv, collect_candidates
-from .csv_files import differences_csv, statistics_csv
+from .cross_validation import collect_candidates, format_candidates_csv
+from .csv_files import format_differences_csv, format_statistics_csv
 from .details import complete_details, format_details
 from .draws import add_draw_spread
 from .pages import PAGES, render_pages, render_validation
 from .paper import Published
-from .runs import Run, RunsFile, csv_text, merge
+from .runs import Run, RunsFile, format_runs_csv, merge
 from .sources import Found
-from .table import Line, contrasts, table_lines
+from .table import Line, list_contrasts, table_lines
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ def write_table(table: Table, folder: Path, runs: RunsFile) -> list[Line]:
     if table.held_out:
         text = render_validation(table.name, lines)
         if candidates := collect_candidates(lines):
-            text["cross_validation.csv"] = candidates_csv(candidates)
+            text["cross_validation.csv"] = format_candidates_csv(candidates)
     else:
         text = render_pages(table.name, lines, table.scale)
-    write_whole(folder / "runs.csv", csv_text(runs))
+    write_whole(folder / "runs.csv", format_runs_csv(runs))
     for name, content in text.items():
         write_whole(folder / name, content)
     for name in set(PAGES) - set(text):
         (folder / name).unlink(missing_ok=True)
-    write_whole(folder / "statistics.csv", statistics_csv(lines))
-    write_whole(folder / "differences.csv", differences_csv(contrasts(lines)))
+    write_whole(folder / "statistics.csv", format_statistics_csv(lines))
+    write_whole(folder / "differences.csv", format_differences_csv(list_contrasts(lines)))
     return lines
 
 

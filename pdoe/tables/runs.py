@@ -235,7 +235,7 @@ def _worth(run: Run) -> tuple[bool, bool]:
     return run.finished, run.finished and not run["dirty"]
 
 
-def csv_text(content: RunsFile) -> str:
+def format_runs_csv(content: RunsFile) -> str:
     """runs.csv: one line per run in a stable order, then the damaged lines as they were."""
     rows = (
         [escape_formula(run.cells.get(name, "")) for name in content.columns]

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from ..data.draws import is_regenerated
 from ..data.facts import SETS
-from ..run.overrides import settings_of
+from ..run.overrides import index_overrides
 from .paper import Published
 from .runs import TEST_IMAGES, Run
 from .statistics import NORMAL, Summary, Welch, holm, sampling_variance
@@ -64,7 +64,7 @@ class Line:
     @property
     def settings(self) -> dict[str, str]:
         """Its overrides, name to value."""
-        return settings_of(self.overrides)
+        return index_overrides(self.overrides)
 
     @cached_property
     def ours(self) -> Summary | None:
@@ -245,7 +245,7 @@ class Contrast:
         return dirty + "†" * (max(len(machines), len(precisions)) > 1) + "‡" * unlike
 
 
-def contrasts(lines: Sequence[Line]) -> list[Contrast]:
+def list_contrasts(lines: Sequence[Line]) -> list[Contrast]:
     """All pairs of lines that differ in row, group or model alone.
 
     The pairs are on the same data, with the same other overrides, at full scale, with two seeds or

@@ -48,12 +48,12 @@ def start_run(mode: str, arguments: Mapping[str, Any], why: str) -> tuple[Any, b
     if wandb.run is not None:  # runs of one process must not flow into one another
         with suppress(Exception):
             wandb.run.finish(exit_code=1)
-    with environment(WANDB_MODE=None):  # `choose_mode` has read it
+    with set_environment(WANDB_MODE=None):  # `choose_mode` has read it
         if mode != "offline":
             run, why = _start_online(wandb, arguments)
             if run is not None:
                 return run, True, ""
-        with environment(WANDB_BASE_URL=None):  # no server is asked, not even a wrong address
+        with set_environment(WANDB_BASE_URL=None):  # no server is asked, not even a wrong address
             return _begin(wandb, "offline", arguments), False, why
 
 
@@ -72,7 +72,7 @@ def format_error(error: Exception) -> str:
 
 
 @contextmanager
-def environment(**variables: str | None) -> Iterator[None]:
+def set_environment(**variables: str | None) -> Iterator[None]:
     """Set environment variables for a while; None stands for unset."""
     before = {name: os.environ.get(name) for name in variables}
 

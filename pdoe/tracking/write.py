@@ -22,7 +22,7 @@ from . import start
 from .media import Mistake, make_pictures, make_tables
 from .names import STEP, STEP_LOSS, THROUGHPUT, rename_for_wandb
 from .service import end_service, wait_for_log
-from .start import MODES, choose_mode, environment, find_lost_server, format_error, start_run
+from .start import MODES, choose_mode, find_lost_server, format_error, set_environment, start_run
 
 __all__ = ["MODES", "Label", "Mistake", "Tracker"]
 
@@ -170,7 +170,7 @@ class Tracker:
                 diagnostics = weights = None
                 upload = f"`wandb sync {_quote(self._kept)}`"
                 print(f"tracking: tables and weights are left out{lost}; upload with {upload}")
-            with environment(WANDB_DATA_DIR=str(self._kept / "staging")):
+            with set_environment(WANDB_DATA_DIR=str(self._kept / "staging")):
                 shown = make_tables(wandb, diagnostics or {}, self._class_names)
                 shown |= make_pictures(wandb, filters, mistakes, self._class_names)
                 # Even if empty: it closes the last row, whose numbers replace the summary's.

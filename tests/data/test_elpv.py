@@ -34,13 +34,15 @@ def by_hand(image, size):
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_a_small_pixel_is_the_mean_over_its_area(size):
     image = np.random.RandomState(0).randint(0, 256, (7, 7)).astype(np.uint8)
-    assert elpv.area_means(image[None], size)[0].tolist() == by_hand(image, size)
+    assert elpv.average_areas(image[None], size)[0].tolist() == by_hand(image, size)
 
 
 @pytest.mark.parametrize("turn", [*TURNED, lambda x: x[:, :, ::-1]])
 def test_reducing_an_image_commutes_with_the_symmetries_of_the_square(turn):
     images = np.random.RandomState(1).randint(0, 256, (3, 30, 30)).astype(np.uint8)
-    assert np.array_equal(elpv.area_means(turn(images), 13), turn(elpv.area_means(images, 13)))
+    assert np.array_equal(
+        elpv.average_areas(turn(images), 13), turn(elpv.average_areas(images, 13))
+    )
 
 
 def test_the_first_cells_of_an_order_are_stratified_and_each_cell_comes_once():

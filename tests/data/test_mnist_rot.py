@@ -624,10 +624,10 @@ def test_a_regenerated_set_is_made_as_pinned(real_digits, real_root, draw):
 
 
 def test_the_error_on_picked_digits_mixes_those_of_new_and_of_seen_ones():
-    from draw import SHARE, mean_errors
+    from draw import SHARE, average_errors
 
     new, seen = np.array([1, 0, 0, 0, 1], bool), np.array([0, 0, 0, 1], bool)
-    found = mean_errors(new, np.array([0, 1, 2, 59_999, 60_000]), seen)
+    found = average_errors(new, np.array([0, 1, 2, 59_999, 60_000]), seen)
     assert (found["new_of_mnist_train"], found["new_of_mnist_test"]) == (25, 100)
     assert (found["new"], found["seen"]) == (40, 25)
     assert SHARE == pytest.approx(0.1575, abs=1e-4)  # of 70,000 digits, after 12,000 picks

@@ -21,7 +21,8 @@ from pdoe.run.config import build_model
 from pdoe.run.cost import estimate_seconds
 from pdoe.run.diagnostics import diagnose
 from pdoe.run.hardware import SWITCHES, Settings, make_repeatable
-from pdoe.run.training import Stop, fit
+from pdoe.run.stop import Stop
+from pdoe.run.training import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from pdoe.models.harmonic_layers import (
     harmonic,
 )
 from pdoe.models.pooling import MeanPool
-from pdoe.run.recipe import parameter_groups
+from pdoe.run.optimizer import group_parameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,7 +197,7 @@ def test_the_network_has_the_parameters_that_the_published_code_uses():
 
 def test_weight_decay_is_for_radial_profiles_alone():
     net = HNet(PointGroup(4))
-    decayed, others = parameter_groups(net, 0.1)
+    decayed, others = group_parameters(net, 0.1)
     weights = [m.weight for m in net.modules() if isinstance(m, HarmonicConv)]
     assert len(weights) == 7 and {id(p) for p in decayed["params"]} == {id(w) for w in weights}
     assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0

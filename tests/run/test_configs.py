@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 import train
 from pdoe import PointGroup
 from pdoe.data import DataSet
-from pdoe.run.command_line import names_of
-from pdoe.run.compose import effective_overrides, resolve_config
+from pdoe.run.command_line import list_names
+from pdoe.run.compose import reduce_overrides, resolve_config
 from pdoe.run.config import build_model, fill_neutral, find_images, select_hashed
 from pdoe.run.record import digest
 from pdoe.run.training import fit
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(train.__file__).parent
 CONFIGS = ROOT / "configs"
 EXPERIMENTS, MODELS, RECIPES = (
-    names_of(folder, CONFIGS) for folder in ("experiment", "model", "recipe")
+    list_names(folder, CONFIGS) for folder in ("experiment", "model", "recipe")
 )
 GROUPS = ("p1", "p2", "p3", "p4", "p5", "p6", "p8", "p17", "p1m", "p4m", "p6m")
 COMMITTED = ("mnistrot_z2", "mnistrot_p4", "mnistrot_pdo_p8")  # with runs in results/
@@ -251,7 +251,7 @@ def test_only_overrides_that_change_the_row_name_a_run(task, kept):
     task = ["experiment=mnistrot_pdo_p8", *task]
     chosen = config(*task)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assert effective_overrides(chosen, task) == kept
+        assert reduce_overrides(chosen, task) == kept
 
 
 def test_a_wall_clock_budget_is_hours_minutes_seconds():

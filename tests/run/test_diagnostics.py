@@ -18,10 +18,10 @@ from pdoe.run.diagnostics import ANGLES, diagnose, measure_rotated_error, rotate
 from pdoe.run.evaluation import log_odds
 from pdoe.run.folder import RunFolder
 from pdoe.run.provenance import (
-    difference,
-    environment,
+    describe_environment,
     extend_manifest,
-    peak_memory,
+    hash_difference,
+    measure_peak_memory,
     reset_peak_memory,
     update_last_part,
 )
@@ -111,44 +111,44 @@ def test_a_picture_is_red_where_the_filter_is_positive_and_blue_where_it_is_nega
 
 
 def test_the_hash_of_a_difference_is_that_of_its_contents_and_of_nothing_else(repository):
-    clean = difference(repository)
+    clean = hash_difference(repository)
     (repository / "results" / "runs.csv").write_text("1")
     (repository / "ignored").write_text("1")
-    assert difference(repository) == clean
+    assert hash_difference(repository) == clean
     (repository / "new.py").write_text("1")
-    new = difference(repository)
+    new = hash_difference(repository)
     (repository / "new.py").write_text("2")
-    assert len({clean, new, difference(repository)}) == 3
+    assert len({clean, new, hash_difference(repository)}) == 3
     (repository / "new.py").unlink()
     (repository / "code.py").write_text("2")
-    changed = difference(repository / "results")
-    assert changed == difference(repository) != clean
+    changed = hash_difference(repository / "results")
+    assert changed == hash_difference(repository) != clean
     (repository / "code.py").write_text("1")
-    assert difference(repository) == clean
+    assert hash_difference(repository) == clean
 
 
 def test_without_git_nothing_is_claimed(tmp_path):
-    assert difference(tmp_path) is None
-    here = environment(torch.device("cpu"), tmp_path, {})
+    assert hash_difference(tmp_path) is None
+    here = describe_environment(torch.device("cpu"), tmp_path, {})
     assert (here["commit"], here["dirty"], here["diff_sha256"]) == ("unknown", True, None)
 
 
 def test_an_environment_names_code_packages_and_machine(repository):
-    here = environment(torch.device("cpu"), repository, {"threads": 2})
+    here = describe_environment(torch.device("cpu"), repository, {"threads": 2})
     assert len(here["commit"]) == 40 and not here["dirty"] and here["diff_sha256"] is None
     assert torch.__version__.startswith(here["packages"]["torch"]) and here["packages"]["numpy"]
     assert here["cores"] >= 1 and here["settings"] == {"threads": 2} and here["cuda"] is None
     (repository / "code.py").write_text("2")
-    assert len(environment(torch.device("cpu"), repository, {})["diff_sha256"]) == 64
+    assert len(describe_environment(torch.device("cpu"), repository, {})["diff_sha256"]) == 64
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux counts so alone")
 def test_the_peak_of_a_run_is_not_that_of_the_one_before_in_its_process():
     held = np.ones(40_000_000)  # 320 MB
-    first = peak_memory()
+    first = measure_peak_memory()
     del held
     reset_peak_memory()
-    assert peak_memory() < first - 2e8
+    assert measure_peak_memory() < first - 2e8
 
 
 def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch):
@@ -167,11 +167,11 @@ def test_a_fault_of_the_diagnostics_does_not_undo_the_run(tmp_path, monkeypatch)
 
 def test_a_difference_has_one_hash_whatever_the_settings_of_git(repository, monkeypatch):
     (repository / "code.py").write_text("2")
-    plain = difference(repository)
+    plain = hash_difference(repository)
     for setting in (("diff.noprefix", "true"), ("core.abbrev", "20"), ("color.ui", "always")):
         git(repository, "config", *setting)
     monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
-    assert difference(repository) == plain
+    assert hash_difference(repository) == plain
 
 
 def test_a_run_in_parts_names_each_environment_once():

@@ -16,8 +16,8 @@ from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.data import DataSet
 from pdoe.fast import Dropout
 from pdoe.models.roteqnet import VectorNorm
-from pdoe.run.evaluation import confusion_matrix, error_of, evaluate
-from pdoe.run.ranks import Ranks, describe_ranks, join, leave, local_norms
+from pdoe.run.evaluation import compute_error, confusion_matrix, evaluate
+from pdoe.run.ranks import Ranks, describe_ranks, find_local_norms, join, leave
 from pdoe.run.training import fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def work(folder: Path) -> None:
     whole, _ = trained(True, ranks)
     sliced = in_slices(ranks, folder / "checkpoint")
     shares = ranks.of_all(ranks.share(torch.arange(10)).tolist())
-    error = error_of(confusion_matrix(network(False), toy(), "fp64", 11, ranks))
+    error = compute_error(confusion_matrix(network(False), toy(), "fp64", 11, ranks))
     torch.save(
         {"together": together, "rows": rows, "whole": whole, "sliced": sliced, "error": error},
         folder / f"{ranks.rank}.pt",
@@ -167,8 +167,8 @@ def test_ranks_that_are_interrupted_at_every_step_end_as_if_they_had_not_been(of
 
 def test_norms_that_see_the_images_of_one_rank_are_found():
     norms = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(VectorNorm(2)), nn.SyncBatchNorm(2))
-    assert local_norms(norms) == ["BatchNorm2d", "VectorNorm"]
-    assert local_norms(network(False)) == []
+    assert find_local_norms(norms) == ["BatchNorm2d", "VectorNorm"]
+    assert find_local_norms(network(False)) == []
     assert "; batch norm sees the 3 images of a rank" in describe_ranks(norms, Ranks(0, 3), 9)
     assert "batch norm" not in describe_ranks(network(False), Ranks(0, 3), 9)
 

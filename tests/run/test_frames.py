@@ -46,7 +46,7 @@ def test_all_layers_share_one_frame_and_return_to_their_own(bank):
     memory = [layer.bank.data_ptr() for layer in frame.layers]
     angles = []
     for seed in range(20):
-        with frame.drawn(seeded(seed)):
+        with frame.rotate(seeded(seed)):
             offsets = {layer.offset for layer in frame.layers}
             assert len(offsets) == 1 and len(frame.layers) == 2
             angles += [offsets.pop() - math.pi / 8]
@@ -55,7 +55,7 @@ def test_all_layers_share_one_frame_and_return_to_their_own(bank):
                 assert torch.equal(layer.bank, torch.from_numpy(expected))
     assert len(set(angles)) == 20 and max(map(abs, angles)) <= math.pi / 8
     assert min(angles) < -math.pi / 16 and max(angles) > math.pi / 16
-    with pytest.raises(KeyError), frame.drawn(seeded(0)):
+    with pytest.raises(KeyError), frame.rotate(seeded(0)):
         raise KeyError
     assert {layer.offset for layer in frame.layers} == {math.pi / 8}
     assert all(map(torch.equal, before, (layer.bank for layer in frame.layers)))
@@ -84,7 +84,7 @@ def test_a_step_in_a_drawn_frame_is_that_of_a_network_built_in_it(algorithm):
         layer.algorithm = algorithm
     for seed in (3, 4):  # one after the other: nothing of the first frame is left
         model.zero_grad()
-        with RandomFrame(model).drawn(seeded(seed)):
+        with RandomFrame(model).rotate(seeded(seed)):
             frames += [model.trunk[0].offset]
             logits = model(x)
             logits.square().sum().backward()

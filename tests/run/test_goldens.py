@@ -55,11 +55,11 @@ def config_hash(command):
 
 
 def folder_name(command):
-    from pdoe.run.compose import effective_overrides
+    from pdoe.run.compose import reduce_overrides
     from pdoe.run.folder import run_folder
 
     words, config = [*command.split(), "device=cpu"], configuration(command)
-    overrides = effective_overrides(config, words)
+    overrides = reduce_overrides(config, words)
     seed = hydra.compose("config", words).seed
     name = experiment_of(command), overrides, seed, config["recipe"]["scale"]
     return run_folder("outputs", *name).as_posix()

@@ -129,4 +129,4 @@ def test_the_loss_that_is_shown_is_the_mean_of_the_last_steps():
     display = progress.Display(progress.Pace(Recipe(**SETTINGS), 50, 1.0))
     display.begin_epoch(Progress())
     display.update(Progress(step=40), torch.arange(40.0).tolist())
-    assert "loss 29.5000" in display._state(Progress(step=40))
+    assert "loss 29.5000" in display._format_state(Progress(step=40))

@@ -13,7 +13,8 @@ from pdoe.data.batches import to_input
 from pdoe.data.whitening import whiten
 from pdoe.run.config import fill_neutral, load_configured_data, select_hashed
 from pdoe.run.evaluation import confusion_matrix, evaluate
-from pdoe.run.recipe import add_l1, augmentation, make_optimizer
+from pdoe.run.optimizer import add_l1, make_optimizer
+from pdoe.run.recipe import make_augmentation
 from pdoe.run.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -214,7 +215,7 @@ def test_alternating_flips_mirror_an_image_in_every_other_epoch():
     batch = torch.randperm(400, generator=generator)[:300]
 
     def seen(epoch, indices=batch, seed=0):
-        augment = augmentation("crop_altflip", data, seed)
+        augment = make_augmentation("crop_altflip", data, seed)
         return augment(images[indices], torch.Generator().manual_seed(1), indices, epoch)
 
     shifts = torch.randint(9, (300, 2), generator=torch.Generator().manual_seed(1))
@@ -254,7 +255,7 @@ def test_whitened_training_images_are_uncorrelated():
     for other in (data.test_images, data.validation.test_images):
         assert len(other) == 100 and 0.5 < other.std() < 2
     indices = torch.arange(4)
-    augmented = augmentation("crop_flip", data)(data.train_images[:4], generator, indices, 0)
+    augmented = make_augmentation("crop_flip", data)(data.train_images[:4], generator, indices, 0)
     assert augmented.isfinite().all()
 
 

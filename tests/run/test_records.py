@@ -16,7 +16,7 @@ from pdoe import files
 from pdoe.run import repository as git_state
 from pdoe.run.folder import RunFolder, run_folder
 from pdoe.run.provenance import extend_manifest, update_last_part
-from pdoe.run.record import RecordError, continue_record, digest, new_record, run_id
+from pdoe.run.record import RecordError, begin_record, continue_record, digest, run_id
 from pdoe.run.repository import repository_state
 
 DATA = {"name": "mnist_rot", "provenance": "regenerated", "sha256": "ab"}
@@ -26,7 +26,7 @@ CONFIG = {"model": {"width": 7}, "decay": 0.0, "recipe": {"epochs": 9}}
 
 def record(tmp_path, before=None, config=CONFIG, config_before=CONFIG, **changed):
     settings = {"experiment": "row", "overrides": [], "seed": 0, "data": DATA, "code": tmp_path}
-    new = new_record(**{**settings, "config": config, "hardware": HARDWARE, **changed})
+    new = begin_record(**{**settings, "config": config, "hardware": HARDWARE, **changed})
     return continue_record(new, before, tmp_path, config, config_before)
 
 
@@ -326,7 +326,7 @@ def read_damaged(tmp_path, seed):
     (folder.path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with suppress(RecordError):
         again = record(tmp_path, folder.read_result())
-        folder.missing_epochs(again["epochs"])
+        folder.find_missing_epochs(again["epochs"])
         here = {"cores": 3}
         manifest = extend_manifest(again.get("manifest"), here, CONFIG, "2026-01-02", 2)
         update_last_part(manifest, "2026-01-03", 3)

@@ -23,8 +23,7 @@ import train
 from pdoe import export_plain
 from pdoe.data import load_data
 from pdoe.fast import jet
-from pdoe.run import run as run_module
-from pdoe.run import training
+from pdoe.run import preparation, training
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model, load_configured_data
 from pdoe.run.folder import RunFolder
@@ -426,7 +425,7 @@ def test_a_run_that_cannot_begin_leaves_what_is_there(launch, tmp_path, capsys, 
     folder = next((tmp_path / "outputs").rglob("result.json")).parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "check", refuse)
+        patched.setattr(preparation, "check", refuse)
         assert launch("experiment=mnistrot_p4", "restart=true") == 1
     assert "cannot be shared evenly" in capsys.readouterr().err
     with RunFolder(folder).lock():
@@ -591,7 +590,7 @@ def test_an_impossible_word_is_refused_in_one_line_and_changes_nothing(launch, t
 @pytest.mark.parametrize("word", [w for w in REFUSED if re.match(r"data\.(draw|replacement)=", w)])
 def test_a_draw_is_refused_before_data_are_read(launch, monkeypatch, word):
     monkeypatch.setattr(
-        run_module, "load_configured_data", lambda *_: pytest.fail("data were read")
+        preparation, "load_configured_data", lambda *_: pytest.fail("data were read")
     )
     assert launch("experiment=mnistrot_p4", word) not in (0, 75)
 

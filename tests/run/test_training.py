@@ -24,12 +24,15 @@ from pdoe import GroupConv, LiftingConv, PointGroup
 from pdoe.data import to_input
 from pdoe.fast import Dropout, release_graphs
 from pdoe.models import Images, PlainCNN
-from pdoe.run import checkpoint_files, checkpoints, training
+from pdoe.run import checkpoint_files, checkpoints, selection, training
 from pdoe.run.checkpoints import CheckpointMismatch, Progress, newest_whole
+from pdoe.run.divergence import Diverged
 from pdoe.run.evaluation import confusion_matrix, evaluate
 from pdoe.run.hardware import resolve_device, resolve_precision
-from pdoe.run.recipe import Recipe, is_evaluated, learning_rate_at, moving_average, parameter_groups
-from pdoe.run.training import Diverged, Stop, Training, fit
+from pdoe.run.optimizer import group_parameters, make_moving_average
+from pdoe.run.recipe import Recipe, is_evaluated, learning_rate_at
+from pdoe.run.stop import Stop
+from pdoe.run.training import Training, fit
 
 SETTINGS = {"epochs": 4, "batch_size": 8, "learning_rate": [[0, 0.01]], "evaluate_every": 2}
 
@@ -271,7 +274,7 @@ def test_the_average_is_exponential_and_is_what_is_tested_and_kept(data, monkeyp
 
     monkeypatch.setattr(torch.optim.Adam, "step", note)
     monkeypatch.setattr(
-        training,
+        selection,
         "confusion_matrix",
         lambda net, *_: tested.append(copy.deepcopy(net.state_dict())) or counts(1),
     )
@@ -291,7 +294,7 @@ def test_the_network_that_is_tested_has_its_index_tables(data, monkeypatch):
     model = PlainCNN(PointGroup(8), [3, 3], images=Images(classes=2, size=8))
     tested = []
     monkeypatch.setattr(
-        training, "confusion_matrix", lambda net, *_: tested.append(net) or counts(1)
+        selection, "confusion_matrix", lambda net, *_: tested.append(net) or counts(1)
     )
     fit(model, data, **{**SETTINGS, "epochs": 8}, average=0.9)
     assert tested[-1] is not model
@@ -301,7 +304,7 @@ def test_the_network_that_is_tested_has_its_index_tables(data, monkeypatch):
 
 def test_only_numbers_are_averaged():
     model = GroupConv(PointGroup(8), 1, 1)
-    averaged = AveragedModel(model, multi_avg_fn=moving_average(0.9), use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=make_moving_average(0.9), use_buffers=True)
     for _ in range(40):
         averaged.update_parameters(model)
     assert torch.equal(averaged.module.quotient, model.quotient)
@@ -393,7 +396,7 @@ def test_evaluation_is_sparse_until_the_last_quarter():
 
 def test_weight_decay_is_on_convolution_and_linear_weights_only():
     model = network()
-    decayed, free = parameter_groups(model, 0.01)
+    decayed, free = group_parameters(model, 0.01)
     assert decayed["weight_decay"] == 0.01 and free["weight_decay"] == 0.0
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {"0.weight", "4.weight", "6.weight"}
@@ -446,7 +449,7 @@ def test_only_so_many_images_are_tested(data):
 
 def test_the_best_error_is_the_smallest_evaluated_one_and_the_last_one_counts(data, monkeypatch):
     errors = iter([50, 20, 30, 40])
-    monkeypatch.setattr(training, "confusion_matrix", lambda *_: counts(next(errors)))
+    monkeypatch.setattr(selection, "confusion_matrix", lambda *_: counts(next(errors)))
     _, rows, progress = trained(data, evaluate_every=1)
     assert [row["test_error"] for row in rows] == [50, 20, 30, 40]
     assert (progress.test_error, progress.test_error_best) == (40, 20)
@@ -462,7 +465,7 @@ def test_evaluation_counts_in_the_time_that_is_left(data, monkeypatch, capsys, b
         return result
 
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(training, "confusion_matrix", lambda *_: pass_time(100, counts(1)))
+    monkeypatch.setattr(selection, "confusion_matrix", lambda *_: pass_time(100, counts(1)))
     model = network()
     model.register_forward_hook(lambda *_: pass_time(10))
     settings = {**SETTINGS, "evaluate_every": 1}

@@ -25,7 +25,7 @@ def test_a_row_is_shown_with_its_draws_and_with_changes_of_its_recipe_alone():
     assert shown["recipe=a", False].draws == [0, 1, 2]
     assert shown["recipe=a", False].values == pytest.approx([1.5, 1.6, 1.7])
     rows = {row["settings"] + row["replacement"]: row
-            for row in csv.DictReader(gap.cells_csv(cells).splitlines())}  # fmt: skip
+            for row in csv.DictReader(gap.format_cells_csv(cells).splitlines())}  # fmt: skip
     assert float(rows["recipe=aFalse"]["std"]) == pytest.approx(0.1)
     assert rows["True"]["draws"] == "1" and rows["True"]["std"] == ""
     text = gap.format_cells(cells)

@@ -68,7 +68,7 @@ class Place:
 
     def put(self, *records, table="mnist_rot", extra=""):
         content = runs.RunsFile(runs=tuple(map(runs.from_record, records)))
-        return self.write(f"{table}/runs.csv", runs.csv_text(content) + extra)
+        return self.write(f"{table}/runs.csv", runs.format_runs_csv(content) + extra)
 
     def detail(self, *contents, table="mnist_rot"):
         for content in contents:

@@ -168,7 +168,7 @@ def test_networks_are_held_against_each_other_and_other_settings_are_not():
         return line_of(2.0, 2.1, overrides=overrides)
 
     def pairs(*overrides):
-        return len(tables.contrasts([line(one) for one in overrides]))
+        return len(tables.list_contrasts([line(one) for one in overrides]))
 
     assert pairs("group=p4,recipe=f", "recipe=f") == 1
     assert pairs("group=p4,model.stages=[[1,2],[3]],recipe=f", "+model.extra=1,recipe=f") == 1
@@ -183,7 +183,7 @@ def test_rows_with_several_seeds_are_compared():
     other = {"data": record()["data"] | {"sha256": "5b"}, "overrides": "group=p4"}
     fast = [record(2.5 + s, s, **other) for s in (1, 2)]
     members = map(runs.from_record, [*p8, *z2, *p4, *fast])
-    (pair,) = tables.contrasts(tables.table_lines(PAPER, members, "full"))
+    (pair,) = tables.list_contrasts(tables.table_lines(PAPER, members, "full"))
     assert (pair.first.paper.row, pair.second.paper.row) == ("mnistrot_z2", "mnistrot_pdo_p8")
     assert (pair.paired.n, pair.paired.mean) == (2, pytest.approx(0.35))
     assert pair.paired.half_width == pytest.approx(0.6353, abs=1e-4)
@@ -194,7 +194,8 @@ def test_rows_with_several_seeds_are_compared():
 def test_the_csv_files_hold_the_figures_with_twelve_digits():
     p8, z2 = line_of(2.0, 2.1), line_of(5.0, 5.0, experiment="mnistrot_z2")
     rows = [list(csv.DictReader(text.splitlines())) for text in (
-        csv_files.statistics_csv([z2, p8]), csv_files.differences_csv(tables.contrasts([z2, p8]))
+        csv_files.format_statistics_csv([z2, p8]),
+        csv_files.format_differences_csv(tables.list_contrasts([z2, p8])),
     )]  # fmt: skip
     (_, one), (pair,) = rows
     for name, value in {
@@ -209,7 +210,7 @@ def test_the_csv_files_hold_the_figures_with_twelve_digits():
 
 def test_the_correction_counts_all_tests_of_the_table():
     lines = [line_of(2.0, 2.1, 2.2), line_of(2.3, 2.5, 2.4), line_of(3.0, 3.3, 3.1)]
-    found = tables.contrasts(lines)
+    found = tables.list_contrasts(lines)
     assert [pair.p_holm for pair in found] == statistics.holm([pair.welch.p for pair in found])
     smallest = min(found, key=lambda pair: pair.welch.p)
     assert len(found) == 3 and smallest.p_holm == 3 * smallest.welch.p

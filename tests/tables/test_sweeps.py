@@ -202,7 +202,7 @@ def test_seeds_count_once(scripts):
 
 def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
     """40 epochs of 93 batches of 128; two tests of 50,000 images, 24 turns of 1,000."""
-    monkeypatch.setattr(cost, "seconds_per_image", lambda config, device: (0.01, 0.001))
+    monkeypatch.setattr(cost, "measure_seconds_per_image", lambda config, device: (0.01, 0.001))
     seconds = cost.estimate_seconds(configuration, torch.device("cpu"))
     assert seconds == pytest.approx(0.01 * 40 * 93 * 128 + 0.001 * (2 * 50_000 + 24 * 1000))
     configuration["recipe"].update(train_images=130, test_images=200)
@@ -212,7 +212,7 @@ def test_an_estimate_counts_steps_tests_and_turns(configuration, monkeypatch):
 
 def test_steps_and_tests_are_timed_on_the_network_itself(configuration, one_thread):
     configuration["model"]["widths"] = [1, 1, 1, 1, 1, 1]
-    step, test = cost.seconds_per_image(configuration, torch.device("cpu"))
+    step, test = cost.measure_seconds_per_image(configuration, torch.device("cpu"))
     configuration["model"]["widths"] = [8, 8, 8, 8, 8, 8]
-    larger, _ = cost.seconds_per_image(configuration, torch.device("cpu"))
+    larger, _ = cost.measure_seconds_per_image(configuration, torch.device("cpu"))
     assert 0 < test < step < larger  # sixty-four times the operations

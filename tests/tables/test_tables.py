@@ -61,7 +61,7 @@ class Place:
     def commit(self, *records, extra=""):
         """A runs.csv as an earlier comparison left it."""
         lines = runs.RunsFile(runs=tuple(map(runs.from_record, records)))
-        write_whole(self.results / "runs.csv", runs.csv_text(lines) + extra)
+        write_whole(self.results / "runs.csv", runs.format_runs_csv(lines) + extra)
         return self
 
     def arguments(self, *more):

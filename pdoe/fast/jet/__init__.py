@@ -60,7 +60,7 @@ def applies(layer: GroupConv, x: Tensor) -> bool:
         return False
     if not _is_ordinary(x, layer.weight):
         return False
-    number = _arithmetic(x, layer.weight)
+    number = _choose_dtype(x, layer.weight)
     if number is None or x.numel() == 0:
         return False
     if automatic and not pays(layer, x, number):
@@ -74,7 +74,7 @@ def convolve(layer: GroupConv, x: Tensor) -> Tensor:
     As elsewhere, a channels-last map gives one and all else gives a contiguous one.
     """
     last = layer.channels_last is not False and has_channels_last_strides(x.flatten(1, 2))
-    x = x.to(_arithmetic(x, layer.weight))
+    x = x.to(_choose_dtype(x, layer.weight))
     if is_compiled():
         return call_operator(x, layer.weight, layer.bias, form_of(layer), last)
     return JetConv.apply(x, layer.weight, layer.bias, form_of(layer), last)
@@ -122,7 +122,7 @@ def form_of(layer: GroupConv) -> Form:
     return Form(layer.group, layer.offset, bank, layer.kernel_size, layer.stride, layer.padding)
 
 
-def _arithmetic(x: Tensor, weight: Tensor) -> torch.dtype | None:
+def _choose_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
     """The numbers of the maps: those of the dense layer; None where the jet form has none."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and torch.float64 not in (x.dtype, weight.dtype):

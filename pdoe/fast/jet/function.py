@@ -14,9 +14,10 @@ from torch import Tensor
 from ...banks.finite_differences import CENTRAL
 from ..layout import pixels_first
 from ..modes import full_precision, is_transformed
-from .algebra import REAL_JETS, Form, mixing
+from .algebra import Form
 from .library import JetCall, load
 from .reference import block_numbers, reference
+from .stencils import REAL_JETS, mixing
 
 TILE_BYTES = 416 * 1024  # of slots: they and what is multiplied with them fit into 1 MiB
 _NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -196,14 +197,14 @@ class JetConv(torch.autograd.Function):
         # Neither batches of gradients nor gradients that are known to be 0 lie in memory.
         in_memory = torch._C._has_storage(gradient) and not gradient._is_zerotensor()
         by_torch = torch.is_grad_enabled() or is_transformed() or not in_memory
-        compute = gradients_by_torch if by_torch else compute_gradients
+        compute = compute_gradients_by_torch if by_torch else compute_gradients
         of_x, of_weight = compute(x, weight, gradient, ctx.form, wanted)
         if of_x is not None and not ctx.channels_last and not by_torch:
             of_x = of_x.contiguous()
         return of_x, of_weight, of_bias, None, None
 
 
-def gradients_by_torch(
+def compute_gradients_by_torch(
     x: Tensor, weight: Tensor, gradient: Tensor, form: Form, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x and weight, by operations that torch can differentiate and map over."""

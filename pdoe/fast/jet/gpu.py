@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .algebra import Form, jet_stencils
+from .algebra import Form
+from .stencils import jet_stencils
 
 if TYPE_CHECKING:
     from .function import Grid

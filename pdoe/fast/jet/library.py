@@ -41,7 +41,7 @@ class JetCall(ctypes.Structure):
     ]
 
 
-def vector_flags() -> list[str]:
+def choose_vector_flags() -> list[str]:
     """Compiler flags for the vectors that torch uses, which ATEN_CPU_CAPABILITY may limit."""
     capability = torch.backends.cpu.get_cpu_capability()
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -76,9 +76,9 @@ def convolves_by_amx() -> bool:
     return allowed and torch.cpu._is_amx_tile_supported()
 
 
-def cache_folder() -> Path:
+def name_cache_folder() -> Path:
     """Where the build for this source, torch and CPU lies."""
-    flags = FLAGS + vector_flags()
+    flags = FLAGS + choose_vector_flags()
     key = "\n".join([SOURCE.read_text(encoding="utf-8"), torch.__version__, *flags])
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -91,7 +91,7 @@ def load() -> ctypes.CDLL | None:
     if os.environ.get("PDOE_JET") == "0":
         return None
     try:
-        path = cache_folder() / "jet.so"
+        path = name_cache_folder() / "jet.so"
         if not path.exists():
             _build(path)
         library = ctypes.CDLL(str(path))
@@ -115,7 +115,7 @@ def _build(path: Path) -> None:
         built = cpp_extension.load(
             "pdoe_jet",
             [str(SOURCE)],
-            extra_cflags=FLAGS + vector_flags(),
+            extra_cflags=FLAGS + choose_vector_flags(),
             extra_ldflags=["-fopenmp"],
             build_directory=folder,
             is_python_module=False,

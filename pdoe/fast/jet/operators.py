@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layout import pixels_first, pixels_last
 from .algebra import Form
-from .function import compute, compute_gradients, gradients_by_torch
+from .function import compute, compute_gradients, compute_gradients_by_torch
 
 _FORM = (
     "int n, bool reflections, float offset, str bank, int? size, float? width, int kernel_size, "
@@ -79,7 +79,7 @@ def _differentiate(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         found[2] = gradient.sum((0, 1, 2, 4), dtype=weight.dtype)
     if torch.is_grad_enabled():  # the gradients are to be differentiated again
         x, of_y, form = pixels_last(rows), pixels_last(gradient), Form.of(*ctx.form)
-        of_x, found[1] = gradients_by_torch(x, weight, of_y, form, (of_rows, of_weight))
+        of_x, found[1] = compute_gradients_by_torch(x, weight, of_y, form, (of_rows, of_weight))
         found[0] = None if of_x is None else pixels_first(of_x)
     elif of_rows or of_weight:
         computed = torch.ops.pdoe.jet_gradients(

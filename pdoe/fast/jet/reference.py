@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .algebra import Form, jet_stencils
+from .algebra import Form
+from .stencils import jet_stencils
 
 
 def block_numbers(weight: Tensor, constant: Tensor) -> Tensor:
