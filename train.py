@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Imports no torch: signals are handled before anything slow begins.
-from pdoe.run.stop import Stop
+from pdoe.run.stop import Stop  # without torch: signals are handled before anything slow begins
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs"
@@ -74,9 +73,7 @@ def _launch() -> None:
     if missing := command_line.explain_choices(words, CONFIGS):
         print(f"train.py: {missing}", file=sys.stderr)
         sys.exit(2)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and they are explained here
-    if "WORLD_SIZE" in os.environ:  # no warning of torch's about what `Ranks.wrap` does on purpose
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    command_line.set_environment()
     run_all = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
         command_line.check_names(words, CONFIGS)
@@ -87,12 +84,8 @@ def _launch() -> None:
     finally:
         if ranks := sys.modules.get("pdoe.run.ranks"):
             ranks.leave()
-        for line in command_line.read_job_ends(words, began):
-            print(line, flush=True)
-    if unfinished := command_line.describe_unfinished(statuses):
-        print(f"train.py: {unfinished}", file=sys.stderr)
-    if not statuses and command_line.is_local_sweep(words):
-        sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
+        command_line.print_job_ends(words, began)
+    command_line.report_unfinished(words, statuses)
 
 
 def _carry_out(cfg: Any) -> None:

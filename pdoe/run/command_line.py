@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +26,13 @@ JOB_END = re.compile(
 )
 # Older command lines chose these with more words.
 RENAMED = {"group.name": "group", "tracking.mode": "tracking", "tracking.project": "project"}
+
+
+def set_environment() -> None:
+    """Let Hydra raise its errors, which are explained here, and torch be quiet between ranks."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if "WORLD_SIZE" in os.environ:  # no warning of torch's about what `Ranks.wrap` does on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def quote_path(word: str) -> str:
@@ -93,16 +102,6 @@ def explain_choices(words: Sequence[str], configs: Path) -> str | None:
     return "\n  ".join([head, *(line.rstrip() for line in lines)])
 
 
-def is_local_sweep(words: Sequence[str]) -> bool:
-    """Return whether a command line is a sweep whose runs are carried out by this process.
-
-    >>> is_local_sweep(["-m", "seed=0,1"]), is_local_sweep(["-m", "seed=0,1", "launcher=slurm"])
-    (True, False)
-    """
-    jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
-    return not jobs and not {"-m", "--multirun"}.isdisjoint(words)
-
-
 def describe_place(words: Sequence[str], number: int) -> str:
     """Say which run of a sweep begins; of how many, where no glob chooses them.
 
@@ -119,8 +118,8 @@ def describe_place(words: Sequence[str], number: int) -> str:
     return f"run {number} of {runs}"
 
 
-def read_job_ends(words: Sequence[str], since: float) -> list[str]:
-    """Return the last line of each run that a launcher carried out as a job, from the jobs' logs.
+def print_job_ends(words: Sequence[str], since: float) -> None:
+    """Print the last line of each run that a launcher carried out as a job, from the jobs' logs.
 
     Args:
         words: the command line, which says where the logs lie.
@@ -128,15 +127,14 @@ def read_job_ends(words: Sequence[str], since: float) -> list[str]:
     """
     chosen = [word.partition("=")[2] for word in words if word.startswith("outputs=")]
     folder = Path(chosen[-1].strip("'\"") if chosen else "outputs", ".sweep", "jobs")
-    ends = []
     for log in sorted(folder.glob("*/*_log.out")):
         if log.stat().st_mtime < since - 2:  # file systems round
             continue
         logs = [path for path in (log, log.with_suffix(".err")) if path.exists()]
         text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
         found = JOB_END.findall(text)
-        ends.append(found[-1] if found else f"a job did not end, see {log.with_suffix('.err')}")
-    return ends
+        end = found[-1] if found else f"a job did not end, see {log.with_suffix('.err')}"
+        print(end, flush=True)
 
 
 def describe_unfinished(statuses: Sequence[str]) -> str:
@@ -150,6 +148,15 @@ def describe_unfinished(statuses: Sequence[str]) -> str:
         return ""
     head = f"{len(left)} of {len(statuses)} runs did not finish, see their messages above"
     return f"{head}: {', '.join(left)}"
+
+
+def report_unfinished(words: Sequence[str], statuses: Sequence[str]) -> None:
+    """Print which runs did not finish, and exit if a sweep of this process has no run at all."""
+    if unfinished := describe_unfinished(statuses):
+        print(f"train.py: {unfinished}", file=sys.stderr)
+    jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
+    if not statuses and not jobs and not {"-m", "--multirun"}.isdisjoint(words):
+        sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
 
 
 def explain_error(error: Exception, words: Sequence[str], configs: Path) -> str:
