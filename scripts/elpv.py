@@ -8,9 +8,10 @@
 
 Seed s draws its own labelled cells (data.draw=s); more cells include the fewer ones. Writes
 `cells.csv` and `figures/` under results/elpv, and the tables of experiments/elpv. A line of
-`cells.csv` whose run is not in the outputs is kept. For each number of cells, tables and figures
-use the seeds that every network has, so that all are compared on the same cells. Plain networks are
-tested a second time, with the mean log odds over eight symmetries.
+`cells.csv` is kept, unless its run was repeated on the same device at the same commit. For each
+number of cells, tables and figures use the seeds that every network has, so that all are compared
+on the same cells. Plain networks are tested a second time, with the mean log odds over eight
+symmetries.
 """
 
 from __future__ import annotations
@@ -167,16 +168,22 @@ def measure_quality(odds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def merge(runs: Iterable[Mapping[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return the lines of ``cells.csv`` with those of new runs added, or in place of theirs.
+    """Return the lines of ``cells.csv`` with those of new runs added.
 
-    The order is by cell of the grid. ``path`` need not exist.
+    A new run of a cell that has a line on another device or of another commit is printed and left
+    out. The order is by cell of the grid. ``path`` need not exist.
     """
     cell = ("recipe", "seed", "labels", "match", "group")
     lines = csv.DictReader(path.read_text("utf-8").splitlines()) if path.exists() else []
-    merged = {}
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in [*lines, *runs]:
         line = {**line, "seed": int(line["seed"]), "labels": int(line["labels"])}
-        merged[tuple(line[column] for column in cell)] = line
+        key = tuple(line[column] for column in cell)
+        old = merged.setdefault(key, line)
+        if all(str(old[column]) == str(line[column]) for column in ("device", "commit")):
+            merged[key] = line
+        else:
+            print(f"{line['run_id']} left out: {old['run_id']} of {old['device']} is the same cell")
     return sorted(merged.values(), key=lambda line: [line[column] for column in cell])
 
 
@@ -231,11 +238,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.train is not None:
         if status := train(options.recipe, parse_seeds(options.train), options.labels, outputs):
             return status
-    runs = read_runs(outputs)
-    if not runs:
+    lines = merge(read_runs(outputs), RESULTS / "cells.csv")
+    if not lines:
         print(f"no finished run under {outputs}: python scripts/elpv.py --train 0", file=sys.stderr)
         return 1
-    lines = merge(runs, RESULTS / "cells.csv")
     write_whole(RESULTS / "cells.csv", as_csv(COLUMNS, [[r[c] for c in COLUMNS] for r in lines]))
     publish(lines)
     return 0

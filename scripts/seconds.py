@@ -4,8 +4,9 @@
 
 The runs of the table come from several machines, so their own seconds cannot be compared. Here the
 seconds of a whole run, with its tests, are estimated from a few steps of each system, one after
-the other on one device (``pdoe.run.cost``). Errors come from ``results/mnist_rot/runs.csv``. Writes
-``results/mnist_rot/seconds.csv``, and ``figures/seconds.svg`` beside it.
+the other on one device, the median of three rounds (``pdoe.run.cost``). Errors come from
+``results/mnist_rot/runs.csv``. Writes ``results/mnist_rot/seconds.csv``, and
+``figures/seconds.svg`` beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -24,8 +27,9 @@ from pdoe.report.figures import render
 from pdoe.report.headline import Point, plot_errors, point_of_runs
 from pdoe.run.compose import compose_config
 from pdoe.run.cost import estimate_seconds
-from pdoe.run.hardware import device_name, resolve_device
+from pdoe.run.hardware import resolve_device
 from pdoe.run.overrides import split_overrides
+from pdoe.run.provenance import label_device
 from pdoe.run.repository import repository_state
 from pdoe.tables.paper import read_rows
 from pdoe.tables.runs import read_csv
@@ -33,9 +37,10 @@ from pdoe.tables.table import Line, table_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "mnist_rot"
+ROUNDS = 3
 COLUMNS = (
-    "experiment", "overrides", "error", "runs", "parameters", "seconds", "device", "threads",
-    "precision", "torch", "commit", "dirty",
+    "experiment", "overrides", "error", "runs", "parameters", "seconds", "least", "most", "device",
+    "threads", "precision", "torch", "commit", "dirty",
 )  # fmt: skip
 
 
@@ -45,23 +50,28 @@ def collect_points(lines: list[Line]) -> list[tuple[Line, Point]]:
     return [(line, point) for line, point in found if point]
 
 
+def compose(line: Line) -> dict[str, Any]:
+    return compose_config(f"experiment={line.paper.row}", *split_overrides(line.overrides))
+
+
 def main() -> None:
     lines = table_lines(
         read_rows(ROOT / "experiments" / "mnist_rot"), read_csv(RESULTS / "runs.csv").runs, "full"
     )
-    device, commit, points, rows = resolve_device("auto"), repository_state(ROOT), [], []
-    for line, point in collect_points(lines):
-        overrides = split_overrides(line.overrides)
-        config = compose_config(f"experiment={line.paper.row}", *overrides)
-        seconds = estimate_seconds(config, device)
-        print(f"{point.name}: {seconds:,.0f} s")
+    device = resolve_device("auto")
+    name, commit, points, rows = label_device(device), repository_state(ROOT), [], []
+    found = [(line, point, compose(line)) for line, point in collect_points(lines)]
+    rounds = [[estimate_seconds(config, device) for *_, config in found] for _ in range(ROUNDS)]
+    for (line, point, config), times in zip(found, zip(*rounds, strict=True), strict=True):
+        seconds = median(times)
+        print(f"{point.name}: {seconds:,.0f} s ({min(times):,.0f} to {max(times):,.0f})")
         points.append(replace(point, x=seconds))
         rows.append(
             [line.paper.row, line.overrides, line.ours.mean, line.ours.n, point.x,
-             round(seconds, 1), device_name(device), torch.get_num_threads(), config["precision"],
-             torch.__version__, *commit]
+             *(round(value, 1) for value in (seconds, min(times), max(times))), name,
+             torch.get_num_threads(), config["precision"], torch.__version__, *commit]
         )  # fmt: skip
-    label = f"seconds of training on {device_name(device)}, threads: {torch.get_num_threads()}"
+    label = f"seconds of a run with its tests, {name}, threads: {torch.get_num_threads()}"
     panel = partial(plot_errors, "MNIST-rot", points, label)
     write_whole(RESULTS / "seconds.csv", as_csv(COLUMNS, rows))
     write_whole(RESULTS / "figures" / "seconds.svg", render([panel], 640, 460))

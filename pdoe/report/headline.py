@@ -33,7 +33,7 @@ NOTE = (
     "Ours: mean ± standard deviation over seeds (number of seeds) of the test error after the last "
     "epoch. A verdict compares runs with the row's own recipe and the published error; under it "
     "stands the difference with its 95 % interval, from the seeds and the finite test set. `*`: a "
-    "run had uncommitted changes. The rule in full: `results/mnist_rot/table.md`."
+    "run had uncommitted changes. The rule in full: `results/mnist_rot/verdicts.md`."
 )
 PROVENANCES = (
     "Data: `original` are the published files; `regenerated` follows the published procedure with "

@@ -23,7 +23,7 @@ def format_mean(line: Line | None, spread: bool = False) -> str:
 
 
 def format_parameters(line: Line) -> str:
-    runs = line.finished or (line.common.finished if line.common else [])
+    runs = line.finished or (line.common or line).finished
     counts = {run["parameters"] for run in runs} - {None}
     published = NONE if line.paper.parameters is None else f"{line.paper.parameters:,}"
     return f"{published} / {', '.join(f'{n:,}' for n in sorted(counts)) or NONE}"
@@ -32,8 +32,6 @@ def format_parameters(line: Line) -> str:
 def format_verdict(line: Line) -> str:
     """The verdict without the name of the data, which verdicts.md has."""
     word, limits = line.judgement
-    if not line.ours and line.common and line.common.ours:
-        word = "own recipe not run"
     shown = [limit for limit in limits if limit != "regenerated data"]
     return escape_markdown(f"{word} ({'; '.join(shown)})" if shown else word)
 

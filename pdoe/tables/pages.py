@@ -32,8 +32,7 @@ def select_rows(lines: Sequence[Line]) -> list[Line]:
     first = {line.paper.row: line for line in reversed(lines) if not line.overrides}
     ordered = dict.fromkeys(line.paper.row for line in lines)
     rows = [first[row] for row in ordered if row in first]
-    shown = (line.ours or (line.common and line.common.ours) for line in rows)
-    return [row for row, found in zip(rows, shown, strict=True) if found or not row.paper.beside]
+    return [line for line in rows if line.ours or line.common or not line.paper.beside]
 
 
 def format_readme_table(lines: Sequence[Line]) -> str:

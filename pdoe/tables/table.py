@@ -37,7 +37,7 @@ class Line:
     Attributes:
         another: empty for the newest configuration of these overrides and this provenance; the
             configuration's hash for an older one, or one at another precision.
-        common: of a row's first line, the row's runs with the recipe of ``ONE_RECIPE``.
+        common: of a row's first line, its finished runs with the recipe of ``ONE_RECIPE``.
         draw_std: standard deviation of the error between draws of regenerated data, beyond that
             of seeds and test images; 0 where it was not measured.
     """
@@ -117,10 +117,11 @@ class Line:
 
     @cached_property
     def judgement(self) -> tuple[str, list[str]]:
-        """One of the five words of the rule, and what limits it."""
+        """One of the words of the rule, and what limits it."""
         if not self.ours:
             statuses = Counter(run["status"] for run in self.runs)
-            return "not run", [f"{n} {status}" for status, n in sorted(statuses.items())]
+            word = "own recipe not run" if self.common else "not run"
+            return word, [f"{n} {status}" for status, n in sorted(statuses.items())]
         if not self.comparable:
             scale = "smoke scale" * (self.scale != "full")
             data = f"{self.provenance} data" * (not has_published_counts(self.provenance))
@@ -189,7 +190,8 @@ def table_lines(paper: Sequence[Published], runs: Iterable[Run], scale: str) -> 
 
 def _has_one_recipe(line: Line) -> bool:
     alone = line.settings.keys() == {"recipe"} and line.settings["recipe"] in ONE_RECIPE
-    return alone and has_published_counts(line.provenance) and not line.another
+    usual = has_published_counts(line.provenance) and not line.another
+    return alone and usual and line.ours is not None
 
 
 def _newest_first(group: tuple[tuple[str, ...], list[Run]]) -> tuple:

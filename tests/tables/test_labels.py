@@ -75,15 +75,17 @@ def test_only_pairs_of_seed_and_labels_with_every_network_are_compared(monkeypat
     assert (missing["seed"], missing["labels"]) not in {(k["seed"], k["labels"]) for k in kept}
 
 
-def test_new_runs_replace_their_lines_and_the_other_lines_stay(tmp_path):
-    lines = [{**line, "recipe": "few", "device": "old"} for line in grid()]
+def test_new_runs_are_added_and_replace_no_line_of_another_machine(tmp_path, capsys):
+    made = {"recipe": "few", "device": "old", "commit": "a", "run_id": "1"}
+    lines = [{**line, **made} for line in grid()]
     path = tmp_path / "cells.csv"
-    columns = list(lines[0])
-    write_whole(path, as_csv(columns, [line.values() for line in lines]))
-    again = {**lines[5], "device": "new"}
-    merged = elpv.merge([again, {**again, "seed": 7}], path)
-    assert len(merged) == len(lines) + 1
-    assert [line["seed"] for line in merged if line["device"] == "new"] == [again["seed"], 7]
+    write_whole(path, as_csv(list(lines[0]), [line.values() for line in lines]))
+    elsewhere = {**lines[5], "device": "new", "run_id": "2"}
+    again = {**lines[6], "run_id": "3"}
+    merged = elpv.merge([elsewhere, again, {**elsewhere, "seed": 7}], path)
+    assert len(merged) == len(lines) + 1 and "2 left out: 1 of old" in capsys.readouterr().out
+    assert [line["seed"] for line in merged if line["device"] == "new"] == [7]
+    assert [line["run_id"] for line in merged if line["run_id"] == "3"] == ["3"]
     assert [line["seed"] for line in merged] == sorted(line["seed"] for line in merged)
     assert elpv.merge([again], tmp_path / "absent.csv") == [again]
 
