@@ -101,7 +101,7 @@ def _carry_out(cfg: Any) -> None:
             signal.signal(kind, interrupt)
     if stop.requested:
         sys.exit(INTERRUPTED)
-    if chosen.mode.name == "MULTIRUN" and not job:
+    if chosen.mode.name == "MULTIRUN" and not job and os.environ.get("RANK", "0") == "0":
         print(describe_place(sys.argv[1:], len(statuses) + 1), flush=True)
     statuses.append(_status(cfg, chosen))
     if job and statuses[-1] != "finished":

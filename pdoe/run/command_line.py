@@ -22,16 +22,20 @@ PATHS = ("checkpoint", "outputs", "data.root")
 CHOICES = ("experiment", "data", "model", "recipe", "launcher")  # folders of configs/
 # The last line of a run, see `closing_line`, or the reason why there is no run.
 JOB_END = re.compile(
-    "^(?:(?:already )?finished: |(?:interrupted|failed|diverged) after |train.py: ).*", re.M
+    "^(?:(?:already )?finished: |(?:interrupted|failed|diverged) after |train\\.py: ).*", re.M
 )
 # Older command lines chose these with more words.
 RENAMED = {"group.name": "group", "tracking.mode": "tracking", "tracking.project": "project"}
 
 
 def set_environment() -> None:
-    """Let Hydra raise its errors, which are explained here, and torch be quiet between ranks."""
+    """Let Hydra raise its errors, which are explained here, and torch be quiet between ranks.
+
+    Under torchrun no C++ warning of torch is printed, because one of them is about what
+    ``Ranks.wrap`` does on purpose. ``TORCH_CPP_LOG_LEVEL=WARNING`` brings them back.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if "WORLD_SIZE" in os.environ:  # no warning of torch's about what `Ranks.wrap` does on purpose
+    if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
@@ -118,13 +122,26 @@ def describe_place(words: Sequence[str], number: int) -> str:
     return f"run {number} of {runs}"
 
 
+def chooses_launcher(words: Sequence[str]) -> bool:
+    """Return whether a command line hands its runs to a launcher, as jobs.
+
+    >>> chooses_launcher(["-m", "seed=0,1"]), chooses_launcher(["-m", "launcher=slurm"])
+    (False, True)
+    """
+    return any(re.match("(hydra/)?launcher=", word) for word in words)
+
+
 def print_job_ends(words: Sequence[str], since: float) -> None:
     """Print the last line of each run that a launcher carried out as a job, from the jobs' logs.
+
+    Without a launcher on the command line nothing is printed: the logs are of another sweep.
 
     Args:
         words: the command line, which says where the logs lie.
         since: when the sweep began, in seconds as of ``time.time``; older logs are passed over.
     """
+    if not chooses_launcher(words):
+        return
     chosen = [word.partition("=")[2] for word in words if word.startswith("outputs=")]
     folder = Path(chosen[-1].strip("'\"") if chosen else "outputs", ".sweep", "jobs")
     for log in sorted(folder.glob("*/*_log.out")):
@@ -154,8 +171,7 @@ def report_unfinished(words: Sequence[str], statuses: Sequence[str]) -> None:
     """Print which runs did not finish, and exit if a sweep of this process has no run at all."""
     if unfinished := describe_unfinished(statuses):
         print(f"train.py: {unfinished}", file=sys.stderr)
-    jobs = any(re.match("(hydra/)?launcher=", word) for word in words)
-    if not statuses and not jobs and not {"-m", "--multirun"}.isdisjoint(words):
+    if not statuses and not chooses_launcher(words) and not {"-m", "--multirun"}.isdisjoint(words):
         sys.exit("train.py: the sweep has no run (does a glob match nothing?)")
 
 

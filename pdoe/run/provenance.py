@@ -116,7 +116,7 @@ def extend_manifest(
 
     Args:
         before: the manifest so far; None for a run that begins, or began before there was one.
-        here: see :func:`environment`.
+        here: see :func:`describe_environment`.
         configuration: the resolved one.
         started: time, ISO 8601.
     """

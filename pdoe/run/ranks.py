@@ -95,7 +95,7 @@ class Ranks:
         # sorted anew after a step, and sums of three ranks and more are rounded in another order:
         # a run that goes on would differ from one that was not interrupted.
         # PyTorch logs a warning about it, which train.py switches off.
-        # The strides of an axis of length 1 differ between gradient and bucket: to no effect.
+        # Strides of an axis of length 1 differ between gradient and bucket. They have no effect.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, find_unused_parameters=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from .checkpoint_files import (
     read_first,
 )
 
-TESTED = ("selected", "averaged", "model")  # the part that a checkpoint stands for: the first of
+TESTED = ("selected", "averaged", "model")  # a checkpoint stands for the first that it has
 
 
 def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -69,9 +68,11 @@ def weights_at(path: Path) -> dict[str, torch.Tensor]:
     # A run may be resumed from an older checkpoint; the weights that stand for it are its last.
     for folder in (path / "checkpoint", path):
         for newest in newest_first(folder)[:1]:
-            with suppress(CheckpointMismatch):
+            try:
                 return _read_weights(newest)
-            newest_whole(folder, older=False)  # raises, and names a whole checkpoint before it
+            except CheckpointMismatch:
+                newest_whole(folder, older=False)  # raises, and names a whole checkpoint before it
+                raise
     earlier = path / "checkpoint" / "state.pt"
     if earlier.is_file():
         return weights_at(earlier)

@@ -24,6 +24,7 @@ from pdoe import export_plain
 from pdoe.data import load_data
 from pdoe.fast import jet
 from pdoe.run import preparation, training
+from pdoe.run.command_line import print_job_ends
 from pdoe.run.compose import compose_config
 from pdoe.run.config import build_model, load_configured_data
 from pdoe.run.folder import RunFolder
@@ -647,6 +648,17 @@ def test_a_launcher_carries_out_the_runs_of_a_sweep_as_jobs(tmp_path, digits):
     statuses = [record["status"] for record in records(tmp_path / "outputs").values()]
     assert statuses == ["finished"] * 2  # the other one is refused
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+
+
+def test_logs_of_another_sweep_are_not_printed(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "outputs" / ".sweep" / "jobs" / "7" / "7_0_log.out"
+    log.parent.mkdir(parents=True)
+    log.write_text("epoch 1\nfinished: test error 2.00 %, there\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    print_job_ends(["experiment=mnistrot_p4"], 0)
+    assert capsys.readouterr().out == ""
+    print_job_ends(["-m", "launcher=local", "experiment=mnistrot_p4"], 0)
+    assert capsys.readouterr().out == "finished: test error 2.00 %, there\n"
 
 
 def checkpoints(folder):
