@@ -29,6 +29,7 @@ AUGMENTATIONS = {
     "rotation": random_rotation,
     "rotation_nearest": partial(random_rotation, mode="nearest"),
     "stretch": random_stretch,
+    "stretch_gaussian": partial(random_stretch, mode="gaussian"),
     "quarter_turns": random_quarter_turns,
     "square": random_square_symmetry,
     "crop_flip": random_crop_flip,
@@ -80,10 +81,11 @@ class Recipe:
         augment: "none"; "rotation" (by a random angle for every image, bilinear) or
             "rotation_nearest" (nearest neighbour); "quarter_turns" (by a multiple of 90 degrees,
             exact); "square" (by a multiple of 90 degrees, and a reflection, exact); "stretch" (a
-            rotation, and a stretch by up to 15 % along each of two axes); "crop_flip" (a shift by
-            up to 4 pixels and a reflection); "crop_altflip" (the same shift; each image is mirrored
-            every other epoch, see :func:`pdoe.data.augmentation.choose_flips`); "shift_flip"
-            (a shift by up to 2 pixels, interpolated, and a reflection).
+            rotation, and a stretch by up to 15 % along each of two axes, bilinear) or
+            "stretch_gaussian" (with the interpolation of MNIST-rot); "crop_flip" (a shift by up to
+            4 pixels and a reflection); "crop_altflip" (the same shift; each image is mirrored every
+            other epoch, see :func:`pdoe.data.augmentation.choose_flips`); "shift_flip" (a shift by
+            up to 2 pixels, interpolated, and a reflection).
         random_frame: rotate the frames of all layers of differential operators by one random
             angle in every training step; see :class:`pdoe.run.frames.RandomFrame`.
         evaluate_every, evaluate_last: see :func:`is_evaluated`.

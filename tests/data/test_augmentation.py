@@ -23,6 +23,7 @@ from pdoe.data import (
 )
 from pdoe.data.augmentation import crop_flip, rotate
 from pdoe.data.dataset import channel_statistics, digest, make_data_set, pixel_statistics
+from pdoe.data.rotation import rotate_gaussian
 
 
 def test_statistics_are_those_of_value_over_256():
@@ -140,6 +141,24 @@ def test_each_image_is_stretched_along_two_axes_of_its_own_and_turned():
     assert (random_stretch(digits, seeded(3), 0.0) - rotate(digits, both)).abs().max() < 1e-9
     with pytest.raises(ValueError, match=r"expected images \[B, C, H, W\], got \[64, 28, 28\]"):
         random_stretch(digits[:, 0], seeded(3))
+
+
+def test_the_gaussian_mode_rotates_as_mnist_rot_does():
+    """Bilinear interpolation at moved points is the Gaussian average, but for distant pixels."""
+    digits = synthetic(50)
+    angles = np.linspace(-4, 4, 50)
+    expected = torch.from_numpy(rotate_gaussian(digits.astype(float), angles)).transpose(1, 2)
+    images, clockwise = torch.from_numpy(digits)[:, None], torch.from_numpy(-angles)
+    for kind in (torch.uint8, torch.float64):
+        found = rotate(images.to(kind), clockwise, "gaussian")[:, 0]
+        assert (found - expected).abs().max() < 2.5, kind
+    assert (rotate(images, clockwise)[:, 0] - expected).abs().max() > 50
+    # The frame need not be square.
+    wide = rotate(images[..., :20], torch.full((50,), math.pi, dtype=torch.float64), "gaussian")
+    assert (wide - images[..., :20].flip(2, 3)).abs().max() < 2.5
+    stretched = random_stretch(images, seeded(3), 0.0, "gaussian")
+    assert torch.equal(stretched, random_stretch(images, seeded(3), 0.0, mode="gaussian"))
+    assert (stretched - random_stretch(images, seeded(3), 0.0)).abs().max() > 50
 
 
 def test_every_image_is_turned_by_a_quarter_turn_of_its_own():
