@@ -73,7 +73,7 @@ def _launch() -> None:
     if missing := command_line.explain_choices(words, CONFIGS):
         print(f"train.py: {missing}", file=sys.stderr)
         sys.exit(2)
-    command_line.set_environment()
+    command_line.prepare_environment()
     run_all = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
         command_line.check_names(words, CONFIGS)

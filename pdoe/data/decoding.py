@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .dataset import DataError
-from .downloads import bar_pace
+from .downloads import choose_pace
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")  # of Pillow
 GREYS = ("1", "L", "LA")  # modes of Pillow
@@ -149,7 +149,7 @@ def _read_each(
     indices = [index for index in range(len(paths)) if index not in broken]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(attempt, indices)
-        for index, result in tqdm(results, "images", len(indices), leave=False, **bar_pace()):
+        for index, result in tqdm(results, "images", len(indices), leave=False, **choose_pace()):
             if isinstance(result, BadImage):
                 broken[index] = str(result)
             else:

@@ -19,7 +19,7 @@ class TooSlow(Absent):
     """A source would take too long."""
 
 
-def bar_pace() -> dict[str, float]:
+def choose_pace() -> dict[str, float]:
     """How often a bar is drawn: in a log file a line every 30 seconds, none before the first 30."""
     terminal = sys.stderr.isatty()
     return {"mininterval": 0.5, "delay": 0} if terminal else {"mininterval": 30, "delay": 30}
@@ -50,7 +50,7 @@ def download(url: str, limit: int, slowest: float = 0) -> bytes:
                 unit="B",
                 unit_scale=True,
                 leave=False,
-                **bar_pace(),
+                **choose_pace(),
             ) as bar:
                 while part := response.read1(1 << 20):
                     parts.append(part)

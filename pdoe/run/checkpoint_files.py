@@ -125,7 +125,7 @@ def read(path: Path) -> dict[str, Any]:
     return {Path(name).stem: _read_part(path, name, sums) for name in sums}
 
 
-def read_first(path: Path, names: Sequence[str]) -> dict[str, Any]:
+def read_first_part(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Read the first of these parts that a checkpoint has; its other files may be damaged.
 
     Raises:
@@ -187,6 +187,11 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def check_schema(path: Path, state: Any) -> None:
+    """Check that this version of the package reads a checkpoint with such a state.
+
+    Raises:
+        CheckpointMismatch: it does not.
+    """
     schema = state.get("schema", 1) if isinstance(state, Mapping) else None
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise CheckpointMismatch(

@@ -28,7 +28,7 @@ JOB_END = re.compile(
 RENAMED = {"group.name": "group", "tracking.mode": "tracking", "tracking.project": "project"}
 
 
-def set_environment() -> None:
+def prepare_environment() -> None:
     """Let Hydra raise its errors, which are explained here, and torch be quiet between ranks.
 
     Under torchrun no C++ warning of torch is printed, because one of them is about what

@@ -30,6 +30,7 @@ class Setup:
         model: the network, on the device.
         settings: how the network is run.
         chosen: a line for each setting, such as "compile: no".
+        jet: the layers that use the jet form, as a checkpoint records it; None where none does.
 
     Raises:
         ValueError: this machine has no such device.
@@ -73,7 +74,7 @@ class Setup:
             self.jet = ", ".join(different) or True
         self.model = model
 
-    def list_conditions(self) -> dict[str, Any]:
+    def list_network_conditions(self) -> dict[str, Any]:
         """What decides the rounding of this network here, and must be as it was to resume."""
         return {
             "machine": device_name(self.device),

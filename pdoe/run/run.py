@@ -254,7 +254,7 @@ class Run:
             cuda_graph=setup.settings.cuda_graph,
             checkpoint=self.folder.checkpoint,
             conditions={
-                **setup.list_conditions(),
+                **setup.list_network_conditions(),
                 "configuration": self.record["config_hash"],
                 "seed": self.cfg.seed,
                 "data": setup.data.sha256[:12],

@@ -22,6 +22,8 @@ class Evaluator:
         model: the network that is tested; where weights are averaged, the average.
         data: the epochs are tested on its test images, or on its validation images where the
             recipe selects an epoch on those.
+        recipe: which epochs are tested, on how many images, and which one is selected.
+        options: precision and ranks.
         limits, display: of the run.
     """
 

@@ -16,7 +16,7 @@ from .checkpoint_files import (
     newest_first,
     newest_whole,
     read,
-    read_first,
+    read_first_part,
 )
 
 TESTED = ("selected", "averaged", "model")  # a checkpoint stands for the first that it has
@@ -28,13 +28,11 @@ def select_tested(parts: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     Args:
         parts: name -> content of the checkpoint's files.
     """
-    if "selected" in parts:
-        return parts["selected"]
-    averaged = parts.get("averaged")
-    if averaged is None:
-        return parts["model"]
+    name = next(name for name in TESTED if parts.get(name) is not None)
+    if name != "averaged":
+        return parts[name]
     module = "module."
-    return {k.removeprefix(module): v for k, v in averaged.items() if k.startswith(module)}
+    return {k.removeprefix(module): v for k, v in parts[name].items() if k.startswith(module)}
 
 
 def find_tested_file(folder: Path) -> Path | None:
@@ -84,7 +82,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         parts = read(path)
     except CheckpointMismatch as damage:
-        parts = read_first(path, TESTED)
+        parts = read_first_part(path, TESTED)
         print(f"{damage}; the weights are whole", flush=True)
     else:
         check_schema(path, parts["state"])
