@@ -30,7 +30,7 @@ class Setup:
         model: the network, on the device.
         settings: how the network is run.
         chosen: a line for each setting, such as "compile: no".
-        jet: the layers that use the jet form, as a checkpoint records it; None where none does.
+        jet: how layers use the jet form, as a checkpoint records it; None where none does.
 
     Raises:
         ValueError: this machine has no such device.
