@@ -113,8 +113,8 @@ def describe_spread(spread: Spread) -> str:
     """One sentence for the table: the standard deviations between draws; empty without any."""
     rows = dict.fromkeys(one.row for one in spread.measured)
     stds = ", ".join(f"{spread.variance_of(row) ** 0.5:.3f} (`{row}`)" for row in rows)
-    text = f"To the spread of seeds and test images, draws of the data add a deviation of {stds}"
-    return f"{text}, in per cent of error; the verdicts contain it." if rows else ""
+    text = f"Draws of the data add a standard deviation of {stds} to that of seeds and test images"
+    return f"{text}; the verdicts contain it." if rows else ""
 
 
 def format_draws(spread: Spread) -> str:

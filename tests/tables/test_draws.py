@@ -90,7 +90,7 @@ def test_the_pages_show_the_spread_and_other_settings_of_a_draw_only_there(place
     page = place.page("verdicts.md")
     assert "## Draws of the data" in page and "| 2.500 ± 0.500 |" in page
     assert "| without     | 0, 1, 2 |" in page and "`recipe=a`" in page
-    assert "deviation of 0.4" in place.page()
+    assert "standard deviation of 0.4" in place.page()
     assert "data.draw" not in place.page("overrides.md") and "recipe=a" in place.page(
         "overrides.md"
     )
